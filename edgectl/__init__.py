@@ -1,0 +1,1 @@
+"""The edge controller: stands for the edge nodes towards Kubernetes."""

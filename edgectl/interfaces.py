@@ -1,0 +1,32 @@
+"""What the controller needs from the rest of the process. :mod:`kubebus.tap` provides it from the router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Protocol
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeNode:
+    """An enrolled node. ``connected`` tells of a live link now, ``since`` (UNIX seconds) when that last changed."""
+
+    name: str
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    pod_subnets: tuple[IPv4Network | IPv6Network, ...]
+    connected: bool
+    since: float
+    revoked: bool = False
+
+
+class NodeDirectory(Protocol):
+    """The enrolled nodes of one network."""
+
+    def subscribe(self, changed: Callable[[str, EdgeNode | None], None]) -> None:
+        """Call ``changed(name, node)`` for every node now, then at every change (``None``: removed for good)."""
+
+    def endpoint(self, node: str, service: str) -> IStreamClientEndpoint:
+        """Reaches a service of the node over its link; connecting fails with ``ConnectionError`` while it is away."""

@@ -1,0 +1,98 @@
+"""What a metadata store offers. Three implement it (memory, SQLite, etcd) and pass one contract suite.
+
+All calls are made on the reactor thread. None blocks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult, WatchBatch
+
+
+class StoreError(Exception):
+    """The store could not do what it was asked. The message is for people: what failed, and what to do."""
+
+
+class Compacted(StoreError):
+    """The revision asked for is gone.
+
+    :ivar compact_revision: the oldest revision that can still be read or watched from.
+    """
+
+    def __init__(self, compact_revision: int) -> None:
+        super().__init__(f"revisions before {compact_revision} are compacted")
+        self.compact_revision = compact_revision
+
+
+class FutureRevision(StoreError):
+    """The revision asked for has not happened yet."""
+
+
+class TxnTooLarge(StoreError):
+    """A transaction is over the store's limits on operations or bytes. Nothing of it was done."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached, is full or is damaged. A write that fails so may or may not have happened."""
+
+
+class WatchObserver(Protocol):
+    """Who watches. Calls come in revision order, on the reactor thread, never during :meth:`Store.watch`."""
+
+    def batch(self, batch: WatchBatch) -> None:
+        """All changes of one revision in the watched range."""
+
+    def progress(self, revision: int) -> None:
+        """Everything up to ``revision`` has been delivered."""
+
+    def failed(self, error: StoreError) -> None:
+        """The watch is over. After :class:`Compacted` read the range again and watch from there."""
+
+
+class Watch(Protocol):
+    def cancel(self) -> None:
+        """Stop. No call of the observer follows. Cancelling twice is harmless."""
+
+
+class Store(Protocol):
+    """A revisioned key-value store. Errors are :class:`StoreError`."""
+
+    max_txn_ops: int
+    """The most operations a transaction may have (etcd's default: 128)."""
+
+    max_request_bytes: int
+    """The most bytes a transaction may have (etcd's default: 1.5 MiB)."""
+
+    async def range(
+        self,
+        keys: KeyRange,
+        *,
+        revision: int = 0,
+        limit: int = 0,
+        min_mod_revision: int = 0,
+        keys_only: bool = False,
+    ) -> RangeResult:
+        """Read the keys of a range in order, as they were at ``revision`` (0: now).
+
+        :param limit: at most so many (0: all); ``more`` of the result says whether there were more.
+        :param min_mod_revision: only keys last changed at or after it.
+        """
+
+    async def txn(
+        self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
+    ) -> TxnResult:
+        """Do all of ``success`` if every compare holds, else all of ``failure``: as one revision, or nothing.
+
+        When it returns, the change is durable. One key may be written only once in a transaction.
+        """
+
+    def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> Watch:
+        """Deliver every change of the range from ``start_revision`` on (0: from the next one)."""
+
+    async def compact(self, revision: int) -> None:
+        """Forget what was superseded before ``revision``."""
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of files and connections. Watches end without a call."""

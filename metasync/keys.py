@@ -1,0 +1,87 @@
+"""Where things stand in the metadata store. The one place that spells a key.
+
+::
+
+    /kubebus/<network>/nodes/<node>/desired/pods/<namespace>/<name>         v1 Pod (JSON)
+    /kubebus/<network>/nodes/<node>/desired/configmaps/<namespace>/<name>   v1 ConfigMap
+    /kubebus/<network>/nodes/<node>/desired/secrets/<namespace>/<name>      v1 Secret
+    /kubebus/<network>/nodes/<node>/reported/node                           NodeReport
+    /kubebus/<network>/nodes/<node>/reported/pods/<namespace>/<name>/<uid>  PodReport
+    /kubebus/<network>/nodes/<node>/reported/events/<namespace>/<name>      v1 Event
+    /kubebus/<network>/data/<scope>/...                                     application data
+    /kubebus/<network>/registry/...                                         the router's registry
+    /kubebus/<network>/api/...                                              objects of the embedded control plane
+
+``desired`` is written by the cloud only, ``reported`` by that edge node only. Reported values:
+
+* ``NodeReport``: ``{"status": <v1 NodeStatus>}``.
+* ``PodReport``: ``{"metadata": {"name", "namespace", "uid"}, "status": <v1 PodStatus>, "gone": bool}``. ``gone``
+  turns true once a pod that was deleted, replaced or never to be run here has no container left on the node. The
+  node deletes the record when ``desired`` no longer has that UID.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROOT = "/kubebus"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """The keys of one node of one network."""
+
+    network: str
+    node: str
+
+    @property
+    def prefix(self) -> str:
+        return f"{network_prefix(self.network)}nodes/{self.node}/"
+
+    @property
+    def desired(self) -> str:
+        return f"{self.prefix}desired/"
+
+    @property
+    def reported(self) -> str:
+        return f"{self.prefix}reported/"
+
+    def desired_object(self, plural: str, namespace: str, name: str) -> bytes:
+        """``plural`` is the Kubernetes resource: ``pods``, ``configmaps``, ``secrets``."""
+        return f"{self.desired}{plural}/{namespace}/{name}".encode()
+
+    @property
+    def reported_node(self) -> bytes:
+        return f"{self.reported}node".encode()
+
+    def reported_pod(self, namespace: str, name: str, uid: str) -> bytes:
+        return f"{self.reported}pods/{namespace}/{name}/{uid}".encode()
+
+
+def network_prefix(network: str) -> str:
+    return f"{ROOT}/{network}/"
+
+
+def registry_prefix(network: str) -> str:
+    return f"{network_prefix(network)}registry/"
+
+
+def api_prefix(network: str) -> str:
+    return f"{network_prefix(network)}api/"
+
+
+def data_prefix(network: str) -> str:
+    return f"{network_prefix(network)}data/"
+
+
+def nodes_prefix(network: str) -> str:
+    return f"{network_prefix(network)}nodes/"
+
+
+def node_of(network: str, key: bytes) -> str | None:
+    """The node under whose prefix ``key`` stands, or ``None`` for a key of no node of this network."""
+    prefix = nodes_prefix(network).encode()
+    if not key.startswith(prefix):
+        return None
+    node, slash, _ = key[len(prefix) :].partition(b"/")
+    return node.decode("ascii", "replace") if slash and node else None
