@@ -68,9 +68,7 @@ def parse_uri(uri: str) -> PeerIdentity:
         role = Role(path[1])
     except ValueError:
         raise InvalidIdentity(f"{uri[:200]!r}: {path[1]!r} is neither 'node' nor 'router'") from None
-    return PeerIdentity(
-        check_name(parts.netloc, "network name"), role, check_name(path[2], f"{role.value} name")
-    )
+    return PeerIdentity(check_name(parts.netloc, "network name"), role, check_name(path[2], f"{role.value} name"))
 
 
 def identity_of(certificate: x509.Certificate) -> PeerIdentity:

@@ -80,9 +80,7 @@ class Store(Protocol):
         :param min_mod_revision: only keys last changed at or after it.
         """
 
-    async def txn(
-        self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()
-    ) -> TxnResult:
+    async def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
         """Do all of ``success`` if every compare holds, else all of ``failure``: as one revision, or nothing.
 
         When it returns, the change is durable. One key may be written only once in a transaction.
