@@ -35,7 +35,7 @@ class Namespace:
         with open(self.run_of.path.parent / "netns.lock", "w") as lock:
             # The first `ip netns add` of a machine mounts /run/netns; two at once would fail.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _checked(["ip", "netns", "add", self.full_name])
+            checked(["ip", "netns", "add", self.full_name])
         self.ip("link set lo up")
         for key, value in _SYSCTLS.items():
             self.sysctl(key, value)
@@ -64,7 +64,7 @@ class Namespace:
 
         :raises LabError: if ``check`` and it fails; with its output.
         """
-        return _checked(self.command(command), check=check, timeout=timeout, input=input, env=env)
+        return checked(self.command(command), check=check, timeout=timeout, input=input, env=env)
 
     def popen(self, command: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
         """Start a command; whatever is left of it is killed with the namespace. Options are Popen's."""
@@ -75,7 +75,7 @@ class Namespace:
 
     def ip(self, *commands: str) -> None:
         """Each a command of ``ip`` without the ``ip``: ``ns.ip("link set eth0 up", "route add …")``."""
-        _checked(["ip", "-n", self.full_name, "-batch", "-"], input="".join(f"{c}\n" for c in commands))
+        checked(["ip", "-n", self.full_name, "-batch", "-"], input="".join(f"{c}\n" for c in commands))
 
     def sysctl(self, key: str, value: str) -> None:
         """Set a network setting; ``key`` with slashes, as under ``/proc/sys``."""
@@ -136,7 +136,7 @@ class Namespace:
             if started.poll() is None:
                 started.kill()
             started.wait()
-        _checked(["ip", "netns", "delete", self.full_name])
+        checked(["ip", "netns", "delete", self.full_name])
 
     def __enter__(self) -> Namespace:
         return self
@@ -147,7 +147,7 @@ class Namespace:
         self.close()
 
 
-def _checked(
+def checked(
     command: Sequence[str],
     *,
     check: bool = True,
@@ -155,6 +155,10 @@ def _checked(
     input: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end.
+
+    :raises LabError: if ``check`` and it fails, or takes longer than ``timeout`` seconds; with its output.
+    """
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=timeout, input=input, env=env,
