@@ -1,0 +1,249 @@
+"""The embedded store: SQLite on one thread of its own, with group commit."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from metasync.interfaces import StoreError, StoreUnavailable, Watch, WatchObserver
+from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult
+from metasync.mvcc import Outcome, check_size
+from metasync.sqlite_file import SQLiteFile
+from metasync.watching import History, Watches
+
+_T = TypeVar("_T")
+
+
+class ThreadCalls(Protocol):
+    """The part of ``IReactorFromThreads`` that is needed here."""
+
+    def callFromThread(self, callable: Callable[..., object], *args: object) -> None: ...
+
+
+_GROUP = 256
+"""At most so many transactions share a commit, so that the first of them need not wait for ever."""
+
+DEFAULT_MAX_TXN_OPS = 1_000_000
+DEFAULT_MAX_REQUEST_BYTES = 256 << 20
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Generic[_T]):
+    """A call for the thread, and who waits for it. Writes that stand together share a commit."""
+
+    call: Callable[[SQLiteFile], _T]
+    done: Callable[[_T | Failure], None]
+    writes: bool = False
+    outcome: _T | Failure | None = field(default=None)
+
+
+class SQLiteStore:
+    """A :class:`metasync.interfaces.Store` in one file. Make it with :meth:`open`."""
+
+    log = Logger()
+
+    def __init__(self, reactor: ThreadCalls, file: SQLiteFile, max_txn_ops: int, max_request_bytes: int) -> None:
+        self.max_txn_ops = max_txn_ops
+        self.max_request_bytes = max_request_bytes
+        self.identity = file.identity
+        self.path = file.path
+        self._reactor = reactor
+        self._file = file
+        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._closing: Deferred[None] | None = None
+        self._watches = Watches(file.revision, self._read_history)
+        self._thread = threading.Thread(target=self._work, name=f"sqlite {file.path.name}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(
+        cls,
+        reactor: ThreadCalls,
+        path: str | Path,
+        *,
+        safe: bool = True,
+        max_txn_ops: int = DEFAULT_MAX_TXN_OPS,
+        max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+    ) -> SQLiteStore:
+        """Open the file, or make it. This blocks (it checks the file), so do it before the reactor is busy.
+
+        :param safe: whether an acknowledged write must survive a power cut (it always survives a crash).
+        :raises Damaged: if the file is damaged.
+        :raises StoreError: if it cannot be opened.
+        """
+        path = Path(path)
+        try:
+            return cls(reactor, SQLiteFile(path, safe=safe), max_txn_ops, max_request_bytes)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(_explain(path, error)) from error
+
+    # The reactor's side
+
+    async def range(
+        self,
+        keys: KeyRange,
+        *,
+        revision: int = 0,
+        limit: int = 0,
+        min_mod_revision: int = 0,
+        keys_only: bool = False,
+    ) -> RangeResult:
+        return await self._ask(lambda file: file.range(keys, revision, limit, min_mod_revision, keys_only))
+
+    async def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
+        for ops in (success, failure):
+            check_size(compares, ops, self.max_txn_ops, self.max_request_bytes)
+        outcome = await self._ask(lambda file: file.txn(compares, success, failure), writes=True)
+        return outcome.result
+
+    def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> Watch:
+        return self._watches.add(keys, start_revision, observer)
+
+    async def compact(self, revision: int) -> None:
+        await self._ask(lambda file: file.compact(revision))
+        self._sweep(0)
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = Deferred()
+            self._watches.cancel_all()
+            self._jobs.put(None)
+            await self._closing
+            self._thread.join()
+
+    def _sweep(self, first_id: int) -> None:
+        """Free superseded rows, a little at a time: what waits in the queue comes between."""
+
+        def swept(found: int | Failure | None) -> None:
+            if isinstance(found, int) and self._closing is None:
+                self._sweep(found)
+            elif isinstance(found, Failure):
+                self.log.warn("{path}: could not free compacted rows: {error}", path=self.path, error=found.value)
+
+        self._jobs.put(_Job(lambda file: file.sweep(first_id), swept))
+
+    def _ask(self, call: Callable[[SQLiteFile], _T], writes: bool = False) -> Deferred[_T]:
+        done: Deferred[_T] = Deferred()
+        if self._closing is not None:
+            done.errback(StoreUnavailable("the store is closed"))
+        else:
+            self._jobs.put(_Job(call, lambda found: _fire(done, found), writes))
+        return done
+
+    def _read_history(self, keys: KeyRange, start_revision: int, done: Callable[[History | StoreError], None]) -> None:
+        def read(found: History | Failure) -> None:
+            if not isinstance(found, Failure):
+                done(found)
+            elif isinstance(found.value, StoreError):
+                done(found.value)
+            else:
+                self.log.failure("reading the history of {keys} failed", failure=found, keys=keys)
+                done(StoreUnavailable(f"reading the history failed: {found.value}"))
+
+        self._jobs.put(_Job(lambda file: file.history(keys, start_revision), read))
+
+    def _finished(self, jobs: list[_Job[Any]]) -> None:
+        """On the reactor's thread: tell watchers of what was committed, then those who asked."""
+        for job in jobs:
+            if isinstance(job.outcome, Outcome) and job.outcome.events:
+                self._watches.committed(job.outcome.result.revision, job.outcome.events)
+        for job in jobs:
+            job.done(job.outcome)
+
+    # The thread's side
+
+    def _work(self) -> None:
+        waiting: _Job[Any] | None = None
+        while True:
+            job = waiting or self._jobs.get()
+            waiting = None
+            if job is None:
+                break
+            if job.writes:
+                group, waiting, last = self._gather(job)
+                self._write(group)
+            else:
+                group, last = [job], False
+                job.outcome = self._attempt(job)
+            self._reactor.callFromThread(self._finished, group)
+            if last:
+                break
+        self._file.close()
+        self._reactor.callFromThread(self._closed)
+
+    def _closed(self) -> None:
+        assert self._closing is not None
+        self._closing.callback(None)
+
+    def _gather(self, first: _Job[Any]) -> tuple[list[_Job[Any]], _Job[Any] | None, bool]:
+        """The writes that stand together in the queue; the read after them; whether the end came after them."""
+        group = [first]
+        while len(group) < _GROUP:
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                break
+            if job is None:
+                return group, None, True
+            if not job.writes:
+                return group, job, False
+            group.append(job)
+        return group, None, False
+
+    def _write(self, group: list[_Job[Any]]) -> None:
+        try:
+            self._file.begin()
+            for job in group:
+                try:
+                    job.outcome = job.call(self._file)
+                except sqlite3.Error:
+                    raise
+                except Exception as error:  # its own mistake, and its own changes are undone
+                    job.outcome = self._failure(error)
+            self._file.commit()
+        except Exception as error:
+            self._file.roll_back()
+            for job in group:
+                job.outcome = self._failure(error)
+
+    def _attempt(self, job: _Job[Any]) -> Any:
+        try:
+            return job.call(self._file)
+        except Exception as error:
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> Failure:
+        if isinstance(error, StoreError):
+            return Failure(error)  # type: ignore[no-untyped-call]
+        if not isinstance(error, sqlite3.Error):
+            self.log.failure("{path}: a call of the store failed", path=self.path)
+        return Failure(StoreUnavailable(_explain(self.path, error)))  # type: ignore[no-untyped-call]
+
+
+def _fire(done: Deferred[_T], found: _T | Failure) -> None:
+    if isinstance(found, Failure):
+        done.errback(found)
+    else:
+        done.callback(found)
+
+
+def _explain(path: Path, error: Exception) -> str:
+    text = str(error)
+    if "locked" in text:
+        return f"{path} is in use by another process; stop it, or name another file"
+    if "full" in text:
+        return f"{path}: the disk is full; free some space"
+    if "readonly" in text or "read-only" in text:
+        return f"{path} cannot be written: the file or its disk is read-only"
+    if "unable to open" in text:
+        return f"{path} cannot be opened: check that its directory exists and can be written"
+    return f"{path}: {text or type(error).__name__}"

@@ -1,0 +1,121 @@
+# mypy: disallow-untyped-calls=False
+"""The embedded store meets the contract, and what is its own: files, durability, group commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import TestCase
+
+from metasync.interfaces import Store, StoreError, StoreUnavailable
+from metasync.model import KeyRange, Put
+from metasync.sqlite import SQLiteStore
+from metasync.sqlite_file import Damaged
+from metasync.testing import Recorder, StoreContract
+
+ALL = KeyRange.prefix(b"")
+
+
+class SQLiteStoreTests(StoreContract, TestCase):
+    async def open_store(self) -> Store:
+        return SQLiteStore.open(reactor, self.mktemp(), max_txn_ops=128, max_request_bytes=1_572_864)
+
+
+class FileTests(TestCase):
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def open(self, **options: bool) -> SQLiteStore:
+        return SQLiteStore.open(reactor, self.path, **options)
+
+    async def test_everythingIsThereAfterReopening(self) -> None:
+        store = self.open()
+        await store.txn((), [Put(b"a", b"1"), Put(b"b", b"2")])
+        before = await store.range(ALL)
+        identity = store.identity
+        await store.close()
+        store = self.open()
+        self.assertEqual(await store.range(ALL), before)
+        self.assertEqual(store.identity, identity)
+        await store.close()
+
+    async def test_compactionLastsAndFrees(self) -> None:
+        store = self.open()
+        for i in range(50):
+            last = (await store.txn((), [Put(b"a", b"%d" % i * 1000)])).revision
+        await store.compact(last)
+        await store.close()
+        store = self.open()
+        recorder = Recorder()
+        store.watch(ALL, 2, recorder)
+        await recorder.until(lambda: recorder.error is not None)
+        self.assertIn(f"before {last}", str(recorder.error))
+        await store.close()
+
+    async def test_concurrentWritesShareCommits(self) -> None:
+        store = self.open()
+        commits = 0
+        commit = store._file.commit
+
+        def counted() -> None:
+            nonlocal commits
+            commits += 1
+            commit()
+
+        store._file.commit = counted  # type: ignore[method-assign]
+        results = await gatherResults(
+            [Deferred.fromCoroutine(store.txn((), [Put(b"%d" % i, b"")])) for i in range(200)]
+        )
+        self.assertEqual([r.revision for r in results], list(range(2, 202)))
+        self.assertLess(commits, 100)
+        await store.close()
+
+    async def test_aLongHistoryComesWhole(self) -> None:
+        store = self.open()
+        for i in range(30):
+            await store.txn((), [Put(b"%d/%d" % (i, j), bytes(1000)) for j in range(100)])
+        recorder = Recorder()
+        store.watch(ALL, 1, recorder)
+        await recorder.seen(31)
+        self.assertEqual([(b.revision, len(b.events)) for b in recorder.batches], [(i, 100) for i in range(2, 32)])
+        await store.close()
+
+    async def test_theFileIsThisProcessAlone(self) -> None:
+        store = self.open()
+        error = self.assertRaises(StoreError, self.open)
+        self.assertIn("in use by another process", str(error))
+        await store.close()
+
+    async def test_theFileIsPrivate(self) -> None:
+        store = self.open()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+        await store.close()
+
+    async def test_afterClosingCallsFail(self) -> None:
+        store = self.open()
+        await store.close()
+        await store.close()
+        await self.assertFailure(Deferred.fromCoroutine(store.range(ALL)), StoreUnavailable)
+
+    def test_aDirectoryThatIsMissing(self) -> None:
+        self.path = self.path / "none" / "store"
+        self.assertIn("directory", str(self.assertRaises(StoreError, self.open)))
+
+    async def test_damage(self) -> None:
+        store = self.open()
+        await store.txn((), [Put(b"%d" % i, bytes(1000)) for i in range(100)])
+        await store.close()
+        with self.path.open("r+b") as file:
+            file.seek(4096)
+            file.write(bytes(4096 * 5))
+        self.assertRaises((Damaged, StoreError), self.open)
+
+    def test_anotherProgramsDatabase(self) -> None:
+        import sqlite3
+
+        db = sqlite3.connect(self.path)
+        db.execute("CREATE TABLE x (y)")
+        db.close()
+        self.assertIn("other program", str(self.assertRaises(StoreError, self.open)))
