@@ -114,6 +114,8 @@ class Engine:
         self.ready(timeout)
 
     def _answers(self) -> bool:
+        # Asked first, because the client leaks its socket when nobody listens.
+        _listening(self.socket)
         with closing(self.client()) as client:
             return bool(client.ping())
 

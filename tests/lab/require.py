@@ -63,7 +63,8 @@ def nat() -> str | None:
         ["unshare", "--net", "nft", "-f", "-"], input=rules, capture_output=True, text=True, check=False
     )
     if probe.returncode:
-        return f"nftables cannot masquerade ({probe.stderr.strip().splitlines()[0]}): the kernel needs nf_tables and nft_masq"
+        said = probe.stderr.strip().splitlines()[0]
+        return f"nftables cannot masquerade ({said}): the kernel needs nf_tables and nft_masq"
     return None
 
 
