@@ -1,0 +1,241 @@
+"""The edge controller: one service that stands for all edge nodes of a network towards one Kubernetes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from edgectl.informer import Informer
+from edgectl.interfaces import EdgeNode, NodeDirectory
+from edgectl.kubernetes import CONFIGMAPS, NODES, PODS, SECRETS, KubernetesClient, Object, Resource
+from edgectl.mirror import Change, Mirror, StoreMirror
+from edgectl.nodes import RENEW_SECONDS, NodeOptions, keeps_lease
+from edgectl.nodesync import NodeSync
+from edgectl.podsync import PodIndex, PodSync, node_name
+from edgectl.translate import Reference
+from edgectl.workqueue import Workers
+from metasync.interfaces import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerOptions:
+    """What a user may choose.
+
+    :ivar namespaces: where ConfigMaps and Secrets are read. Empty: in all, which needs cluster-wide rights.
+    :ivar nodes: how Nodes are registered.
+    :ivar keep_revoked: keep the Node of a revoked edge node (as disconnected) instead of removing it.
+    """
+
+    namespaces: Sequence[str] = ()
+    nodes: NodeOptions = field(default_factory=NodeOptions)
+    keep_revoked: bool = False
+
+
+class EdgeController(Service):
+    """Registers the nodes of ``directory``, gives them their pods through ``store``, and shows what they report.
+
+    It needs one watch per kind (and namespace, where these are chosen) and one of the store, however many nodes
+    there are. It may be started and stopped once.
+
+    :param client: is closed when the service has stopped.
+    :param random: uniform over [0, 1); for tests.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        client: KubernetesClient,
+        store: Store,
+        network: str,
+        directory: NodeDirectory,
+        options: ControllerOptions | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._options = options or ControllerOptions()
+        self._random = random or Random().random
+        self._directory = directory
+        self._edges: dict[str, EdgeNode] = {}
+        self._index = PodIndex()
+        self._mirror = StoreMirror(reactor, store, network, self._random, self._stored, self._progress)
+        self._nodes = self._informer(NODES, transform=_without_images)
+        self._pods = self._informer(PODS, field_selector="spec.nodeName!=", transform=_unmanaged)
+        self._objects = {
+            resource.plural: {
+                namespace: self._informer(resource, namespace=namespace, transform=_unmanaged)
+                for namespace in self._options.namespaces or ("",)
+            }
+            for resource in (CONFIGMAPS, SECRETS)
+        }
+        self._node_sync = NodeSync(
+            reactor, client, network, self._edges, self._nodes, self._mirrored, self._options.nodes
+        )
+        self._pod_sync = PodSync(
+            reactor, client, store, network, self._edges, self._index, self._object, self._mirrored
+        )
+        self._node_work = self._workers("node", self._node)
+        self._lease_work = self._workers("lease of node", self._renew)
+        self._push_work = self._workers("desired of node", self._pod_sync.push)
+        self._pod_work = self._workers("status of pod", self._pod_sync.report)
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything has been read once, so that what is written rests on the whole."""
+        return self._ready
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do, Leases aside."""
+        return self._ready and all(work.idle for work in (self._node_work, self._push_work, self._pod_work))
+
+    @property
+    def lists(self) -> int:
+        """How many list requests were made so far."""
+        return sum(informer.lists for informer in self._informers())
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._directory.subscribe(self._enrolled)
+        self._nodes.subscribe(self._node_changed, self._progress)
+        self._pods.subscribe(self._pod_changed, self._progress)
+        for plural, informers in self._objects.items():
+            for informer in informers.values():
+                informer.subscribe(self._object_changed(plural), self._progress)
+        self._mirror.start()
+        for informer in self._informers():
+            informer.start()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._ready = False
+        self._mirror.stop()
+        for informer in self._informers():
+            informer.stop()
+        for work in (self._node_work, self._lease_work, self._push_work, self._pod_work):
+            await work.stop()
+        await self._client.close()
+
+    def _informer(self, resource: Resource, **arguments: Any) -> Informer:
+        return Informer(self._reactor, self._client, resource, self._random, **arguments)
+
+    def _informers(self) -> list[Informer]:
+        return [self._nodes, self._pods, *(i for kinds in self._objects.values() for i in kinds.values())]
+
+    def _workers(self, name: str, handler: Any) -> Workers[str]:
+        return Workers(self._reactor, name, handler, self._random)
+
+    def _mirrored(self) -> Mirror:
+        return self._mirror.mirror
+
+    def _object(self, reference: Reference) -> Object | None:
+        plural, namespace, name = reference
+        informers = self._objects[plural]
+        informer = informers.get(namespace) or informers.get("")
+        return informer.items.get(f"{namespace}/{name}") if informer is not None else None
+
+    def _progress(self) -> None:
+        """Begin to write once all has been read: half a picture would take pods away."""
+        if self._ready or not self._mirror.synced or not all(i.synced for i in self._informers()):
+            return
+        self._ready = True
+        for name in self._edges:
+            self._look_at(name)
+        for work in (self._node_work, self._lease_work, self._push_work, self._pod_work):
+            work.start()
+        self._log.info(
+            "edge controller is up: {nodes} nodes, {pods} bound pods",
+            nodes=len(self._edges), pods=len(self._index.pods),
+        )  # fmt: skip
+
+    def _look_at(self, name: str) -> None:
+        self._node_work.add(name)
+        self._lease_work.add(name)
+        self._push_work.add(name)
+        for key, _ in self._index.on_node(name):
+            self._pod_work.add(key)
+
+    def _enrolled(self, name: str, edge: EdgeNode | None) -> None:
+        if edge is not None:
+            self._edges[name] = edge
+        else:
+            self._edges.pop(name, None)
+        self._look_at(name)
+
+    def _node_changed(self, key: str, old: Object | None, new: Object | None) -> None:
+        if key in self._edges:
+            self._node_work.add(key)
+            if old is None or (new is not None and _annotations(old) != _annotations(new)):
+                self._lease_work.add(key)
+
+    def _pod_changed(self, key: str, old: Object | None, new: Object | None) -> None:
+        self._index.changed(key, old, new)
+        for node in {node_name(pod) for pod in (old, new) if pod is not None} & self._edges.keys():
+            self._push_work.add(node)
+            self._pod_work.add(key)
+
+    def _object_changed(self, plural: str) -> Callable[[str, Object | None, Object | None], None]:
+        def changed(key: str, old: Object | None, new: Object | None) -> None:
+            namespace, _, name = key.partition("/")
+            for node in self._index.users_of((plural, namespace, name)) & self._edges.keys():
+                self._push_work.add(node)
+
+        return changed
+
+    def _stored(self, change: Change) -> None:
+        """Something of a node has changed in the store."""
+        if change.node not in self._edges:
+            return
+        if change.kind == "desired":
+            self._push_work.add(change.node)
+        elif change.kind == "node":
+            self._node_work.add(change.node)
+        elif change.pod is not None:
+            self._pod_work.add(f"{change.pod[0]}/{change.pod[1]}")
+
+    async def _node(self, name: str) -> None:
+        edge = self._edges.get(name)
+        if edge is None:
+            await self._node_sync.remove(name)
+            await self._pod_sync.forget(name)
+        elif edge.revoked and not self._options.keep_revoked:
+            await self._node_sync.remove(name)
+        else:
+            await self._node_sync.reconcile(name)
+
+    async def _renew(self, name: str) -> None:
+        """Renew and come again; a node that is not to count as alive is let go until something changes."""
+        edge = self._edges.get(name)
+        if edge is None:
+            return
+        node = self._node_sync.node(name)
+        if await self._node_sync.renew(name) or (node is None and keeps_lease(edge, node, self._reactor.seconds())):
+            self._lease_work.add_after(name, RENEW_SECONDS * (0.9 + self._random() / 5))
+
+
+def _without_images(node: Object) -> Object:
+    """A Node without its longest part, which nobody here reads."""
+    status = {name: value for name, value in (node.get("status") or {}).items() if name != "images"}
+    return {**_unmanaged(node), "status": status}
+
+
+def _unmanaged(item: Object) -> Object:
+    """An object without ``managedFields``, often its longest part."""
+    return {**item, "metadata": {k: v for k, v in item["metadata"].items() if k != "managedFields"}}
+
+
+def _annotations(node: Object) -> object:
+    return node["metadata"].get("annotations")

@@ -1,0 +1,180 @@
+"""Pods down to the nodes, with what they use; their status up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from edgectl.desired import purge, write
+from edgectl.errors import StatusError
+from edgectl.interfaces import EdgeNode
+from edgectl.kubernetes import PODS, KubernetesClient, Object
+from edgectl.mirror import Mirror
+from edgectl.translate import (
+    Reference,
+    encode,
+    merge_patch,
+    pod_status,
+    references,
+    strip_configmap,
+    strip_pod,
+    strip_secret,
+)
+from metasync.interfaces import Store
+from metasync.keys import NodeKeys
+from metasync.model import Compare
+
+_STRIP: Mapping[str, Callable[[Mapping[str, Any]], Object]] = {
+    "configmaps": strip_configmap,
+    "secrets": strip_secret,
+}
+
+
+class PodIndex:
+    """Which pods are bound to which node, and which pods use which object. Pure."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, Object] = {}
+        self._by_node: dict[str, dict[str, None]] = {}
+        self._users: dict[Reference, dict[str, None]] = {}
+        self._references: dict[str, frozenset[Reference]] = {}
+
+    def changed(self, key: str, old: Object | None, new: Object | None) -> None:
+        """A pod of the cluster has changed."""
+        if old is not None:
+            self.pods.pop(key, None)
+            _remove(self._by_node, node_name(old), key)
+            for reference in self._references.pop(key, ()):
+                _remove(self._users, reference, key)
+        if new is not None and (node := node_name(new)):
+            self.pods[key] = new
+            self._by_node.setdefault(node, {})[key] = None
+            self._references[key] = found = references(new)
+            for reference in found:
+                self._users.setdefault(reference, {})[key] = None
+
+    def on_node(self, node: str) -> Iterator[tuple[str, Object]]:
+        return ((key, self.pods[key]) for key in self._by_node.get(node, ()))
+
+    def used_by(self, key: str) -> frozenset[Reference]:
+        return self._references.get(key, frozenset())
+
+    def users_of(self, reference: Reference) -> set[str]:
+        """The nodes that have a pod which uses the object."""
+        return {node_name(self.pods[key]) for key in self._users.get(reference, ())}
+
+
+def node_name(pod: Mapping[str, Any]) -> str:
+    return str((pod.get("spec") or {}).get("nodeName") or "")
+
+
+def _remove(index: dict[Any, dict[str, None]], name: Any, key: str) -> None:
+    keys = index.get(name)
+    if keys is not None:
+        keys.pop(key, None)
+        if not keys:
+            del index[name]
+
+
+class PodSync:
+    """Handlers of work by node (what it is to run) and by pod (its status); each may be called at any time.
+
+    :param objects: finds a ConfigMap or Secret by reference.
+    :param guards: compares that every write to the store must hold to as well.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        client: KubernetesClient,
+        store: Store,
+        network: str,
+        directory: Mapping[str, EdgeNode],
+        index: PodIndex,
+        objects: Callable[[Reference], Object | None],
+        mirror: Callable[[], Mirror],
+        guards: Callable[[], Sequence[Compare]] = tuple,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._store = store
+        self._network = network
+        self._directory = directory
+        self._index = index
+        self._objects = objects
+        self._mirror = mirror
+        self._guards = guards
+
+    async def push(self, node: str) -> None:
+        """Write what the node is to run, where that has changed."""
+        edge = self._directory.get(node)
+        if edge is None:
+            return
+        keys = NodeKeys(self._network, node)
+        wanted = {} if edge.revoked else self.wanted(keys)
+        mirror = self._mirror()
+        written = await write(self._store, keys, wanted, mirror.node(node).desired, self._guards())
+        mirror.wrote(node, written)
+
+    def wanted(self, keys: NodeKeys) -> dict[bytes, bytes]:
+        """All keys of the node's ``desired``: its pods, and the ConfigMaps and Secrets these use."""
+        wanted: dict[bytes, bytes] = {}
+        used: set[Reference] = set()
+        for key, pod in self._index.on_node(keys.node):
+            metadata = pod["metadata"]
+            wanted[keys.desired_object("pods", metadata["namespace"], metadata["name"])] = encode(strip_pod(pod))
+            used |= self._index.used_by(key)
+        for plural, namespace, name in used:
+            item = self._objects((plural, namespace, name))
+            if item is not None:
+                wanted[keys.desired_object(plural, namespace, name)] = encode(_STRIP[plural](item))
+        return wanted
+
+    async def forget(self, node: str) -> None:
+        """Remove everything of a node that is gone for good from the store."""
+        await purge(self._store, NodeKeys(self._network, node))
+
+    async def report(self, key: str) -> None:
+        """Bring the status of the pod ``namespace/name`` in line with what its node reports of it."""
+        pod = self._index.pods.get(key)
+        if pod is None:
+            return
+        report = self._report(pod)
+        if report is None:
+            return
+        metadata = pod["metadata"]
+        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        try:
+            if patch := self._patch(pod, report):
+                await self._client.patch(PODS, namespace, name, patch, subresource="status")
+            if report.get("gone") is True and metadata.get("deletionTimestamp"):
+                await self._client.delete(PODS, namespace, name, uid=uid, grace=0)
+                self._log.info("pod {pod}: its containers are gone, deletion confirmed", pod=key)
+        except StatusError as error:
+            if not error.not_found:
+                raise
+
+    def _report(self, pod: Mapping[str, Any]) -> Object | None:
+        """The report on this very pod (its UID) from the node it is bound to, and no other."""
+        metadata, node = pod["metadata"], node_name(pod)
+        reports = self._mirror().nodes.get(node)
+        if reports is None or node not in self._directory:
+            return None
+        return reports.pods.get((metadata["namespace"], metadata["name"], metadata["uid"]))
+
+    def _patch(self, pod: Mapping[str, Any], report: Mapping[str, Any]) -> Object:
+        reported = report.get("status")
+        if not isinstance(reported, Mapping):
+            return {}
+        current = pod.get("status") or {}
+        patch = merge_patch(current, pod_status(current, reported))
+        if not patch:
+            return {}
+        metadata = pod["metadata"]
+        guards = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        return {"metadata": guards, "status": patch}

@@ -1,0 +1,326 @@
+"""For tests of the controller: a Kubernetes API in memory, reached through the real client, and a node directory."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from treq.testing import RequestTraversalAgent
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from edgectl.interfaces import EdgeNode
+from edgectl.kubeconfig import ClusterConfig
+from edgectl.watch import Object, object_key
+
+FAKE_CONFIG = ClusterConfig("http://kubernetes.test")
+
+_KINDS = {
+    "nodes": ("v1", "Node"),
+    "pods": ("v1", "Pod"),
+    "configmaps": ("v1", "ConfigMap"),
+    "secrets": ("v1", "Secret"),
+    "events": ("v1", "Event"),
+    "leases": ("coordination.k8s.io/v1", "Lease"),
+    "services": ("v1", "Service"),
+    "endpointslices": ("discovery.k8s.io/v1", "EndpointSlice"),
+}
+
+
+class Refusal(Exception):
+    """The fake's error answer."""
+
+    def __init__(self, code: int, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.code = code
+        self.reason = reason
+
+
+class FakeKubernetes(Resource):
+    """As much of a Kubernetes API server as the controller uses, with its rules on versions, UIDs and grace.
+
+    :ivar requests: ``"VERB path"`` of every request, watches as ``WATCH``, lists as ``LIST``.
+    :ivar fail: called with the same before each request; what it raises (a :class:`Refusal`) is the answer.
+    """
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.objects: dict[str, dict[str, Object]] = {plural: {} for plural in _KINDS}
+        self.requests: list[str] = []
+        self.fail: Callable[[str], None] = lambda _: None
+        self.page_size = 0
+        self._version = itertools.count(100)
+        self._now = 100
+        self._history: list[tuple[int, str, Object]] = []
+        self._compacted = 0
+        self._watches: list[_FakeWatch] = []
+
+    # What a test does behind the controller's back, as a user with kubectl would.
+
+    def put(self, plural: str, item: Object) -> Object:
+        """Create or replace an object; its UID is kept or made."""
+        api_version, kind = _KINDS[plural]
+        item = deepcopy(item)
+        metadata = item["metadata"]
+        old = self.objects[plural].get(object_key(item))
+        metadata.setdefault("uid", old["metadata"]["uid"] if old else str(uuid.uuid4()))
+        metadata["resourceVersion"] = str(self._next())
+        item = {"apiVersion": api_version, "kind": kind, **item}
+        self.objects[plural][object_key(item)] = item
+        self._emit("ADDED" if old is None else "MODIFIED", plural, item)
+        return item
+
+    def remove(self, plural: str, key: str) -> None:
+        item = deepcopy(self.objects[plural].pop(key))
+        item["metadata"]["resourceVersion"] = str(self._next())
+        self._emit("DELETED", plural, item)
+
+    def delete_pod(self, key: str, grace: int = 30) -> None:
+        """``kubectl delete pod``."""
+        self._delete("pods", key, {"gracePeriodSeconds": grace})
+
+    def cut_watches(self) -> None:
+        """Every watch's connection is lost."""
+        for watch in list(self._watches):
+            watch.request.transport.loseConnection()
+        self._watches.clear()
+
+    def end_watches(self) -> None:
+        """Every watch ends as one does whose time is up."""
+        for watch in list(self._watches):
+            watch.request.finish()
+        self._watches.clear()
+
+    def compact(self) -> None:
+        """Nothing before now can be watched from."""
+        self._compacted = self._now
+        self._history.clear()
+
+    def pass_over(self) -> int:
+        """Let the version grow without telling watchers, as changes of other kinds do."""
+        return self._next()
+
+    @property
+    def watching(self) -> list[str]:
+        return sorted(watch.plural for watch in self._watches)
+
+    def render(self, request: Any) -> Any:
+        try:
+            answer = self._answer(request)
+        except Refusal as refusal:
+            request.setResponseCode(refusal.code)
+            answer = {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "status": "Failure",
+                "code": refusal.code,
+                "reason": refusal.reason,
+                "message": str(refusal),
+            }
+        if answer is None:
+            return NOT_DONE_YET
+        request.setHeader("Content-Type", "application/json")
+        return json.dumps(answer).encode()
+
+    def _answer(self, request: Any) -> Object | None:
+        method = request.method.decode()
+        path = request.path.decode()
+        arguments = {name.decode(): values[0].decode() for name, values in request.args.items()}
+        parts = path.strip("/").split("/")
+        parts = parts[2:] if parts[0] == "api" else parts[3:]
+        namespace = parts[1] if parts[0] == "namespaces" else ""
+        plural, *rest = parts[2:] if namespace else parts
+        name, subresource = [*rest, "", ""][:2]
+        verb = {"GET": "GET" if name else ("WATCH" if "watch" in arguments else "LIST")}.get(method, method)
+        what = f"{verb} {path}"
+        self.requests.append(what)
+        self.fail(what)
+        key = f"{namespace}/{name}" if namespace else name
+        match verb:
+            case "LIST":
+                return self._list(plural, namespace, arguments)
+            case "WATCH":
+                self._watch(request, plural, namespace, arguments)
+                return None
+            case "GET":
+                return self._get(plural, key)
+        body = json.loads(request.content.read())
+        match verb:
+            case "POST":
+                return self._create(plural, namespace, body)
+            case "PUT":
+                return self._update(plural, key, body, subresource)
+            case "PATCH":
+                return self._patch(plural, key, body, subresource)
+            case "DELETE":
+                return self._delete(plural, key, body)
+        raise Refusal(405, "MethodNotAllowed")
+
+    def _get(self, plural: str, key: str) -> Object:
+        try:
+            return self.objects[plural][key]
+        except KeyError:
+            raise Refusal(404, "NotFound", f"{plural} {key!r} not found") from None
+
+    def _list(self, plural: str, namespace: str, arguments: Mapping[str, str]) -> Object:
+        items = [item for item in self.objects[plural].values() if _matches(item, namespace, arguments)]
+        limit = self.page_size or int(arguments.get("limit", "0")) or len(items)
+        start, _, version = arguments.get("continue", "").partition("@")
+        if version and int(version) < self._compacted:
+            raise Refusal(410, "Expired")
+        first = int(start or 0)
+        metadata: Object = {"resourceVersion": version or str(self._now)}
+        if first + limit < len(items):
+            metadata["continue"] = f"{first + limit}@{metadata['resourceVersion']}"
+        return {"kind": "List", "metadata": metadata, "items": items[first : first + limit]}
+
+    def _watch(self, request: Any, plural: str, namespace: str, arguments: Mapping[str, str]) -> None:
+        since = int(arguments["resourceVersion"])
+        if since < self._compacted:
+            raise Refusal(410, "Expired", "too old resource version")
+        watch = _FakeWatch(request, plural, namespace, arguments)
+        self._watches.append(watch)
+        request.notifyFinish().addErrback(lambda _: self._watches.remove(watch) if watch in self._watches else None)
+        request.setHeader("Content-Type", "application/json")
+        request.write(b"")
+        for version, kind, item in self._history:
+            if version > since:
+                watch.tell(kind, item)
+
+    def _create(self, plural: str, namespace: str, body: Object) -> Object:
+        if namespace:
+            body["metadata"].setdefault("namespace", namespace)
+        if "generateName" in body["metadata"] and "name" not in body["metadata"]:
+            body["metadata"]["name"] = body["metadata"]["generateName"] + uuid.uuid4().hex[:5]
+        if object_key(body) in self.objects[plural]:
+            raise Refusal(409, "AlreadyExists", f"{plural} {object_key(body)!r} already exists")
+        return self.put(plural, body)
+
+    def _update(self, plural: str, key: str, body: Object, subresource: str) -> Object:
+        old = self._get(plural, key)
+        _check(old, body.get("metadata", {}))
+        return self._store(plural, old, body, subresource)
+
+    def _patch(self, plural: str, key: str, patch: Object, subresource: str) -> Object:
+        old = self._get(plural, key)
+        _check(old, patch.get("metadata", {}))
+        return self._store(plural, old, _merged(old, patch), subresource)
+
+    def _store(self, plural: str, old: Object, new: Object, subresource: str) -> Object:
+        """A write to the object leaves its status alone, one to its status everything else (as for Nodes and Pods)."""
+        new = {**old, "status": new.get("status")} if subresource == "status" else {**new, "status": old.get("status")}
+        new = {name: value for name, value in new.items() if value is not None}
+        return self.put(plural, {**new, "metadata": {**new["metadata"], "uid": old["metadata"]["uid"]}})
+
+    def _delete(self, plural: str, key: str, options: Object) -> Object:
+        old = self._get(plural, key)
+        _check(old, options.get("preconditions", {}))
+        grace = options.get("gracePeriodSeconds", 30)
+        if plural == "pods" and grace and old["spec"].get("nodeName"):
+            metadata = {
+                **old["metadata"],
+                "deletionTimestamp": "2026-01-01T00:00:30Z",
+                "deletionGracePeriodSeconds": grace,
+            }
+            return self.put(plural, {**old, "metadata": metadata})
+        self.remove(plural, key)
+        return old
+
+    def _next(self) -> int:
+        self._now = next(self._version)
+        return self._now
+
+    def _emit(self, kind: str, plural: str, item: Object) -> None:
+        item = deepcopy(item)
+        self._history.append((self._now, kind, {**item, "_plural": plural}))
+        for watch in list(self._watches):
+            watch.tell(kind, {**item, "_plural": plural})
+
+
+class _FakeWatch:
+    def __init__(self, request: Any, plural: str, namespace: str, arguments: Mapping[str, str]) -> None:
+        self.request = request
+        self.plural = plural
+        self._namespace = namespace
+        self._arguments = arguments
+
+    def tell(self, kind: str, item: Object) -> None:
+        if item["_plural"] != self.plural or not _matches(item, self._namespace, self._arguments):
+            return
+        shown = {name: value for name, value in item.items() if name != "_plural"}
+        self.request.write(json.dumps({"type": kind, "object": shown}).encode() + b"\n")
+
+
+def _matches(item: Object, namespace: str, arguments: Mapping[str, str]) -> bool:
+    if namespace and item["metadata"].get("namespace") != namespace:
+        return False
+    match arguments.get("fieldSelector", ""):
+        case "spec.nodeName!=":
+            return bool(item["spec"].get("nodeName"))
+        case "":
+            return True
+    raise Refusal(400, "BadRequest", "the fake does not know this field selector")
+
+
+def _check(item: Object, conditions: Mapping[str, Any]) -> None:
+    for name in ("uid", "resourceVersion"):
+        if conditions.get(name) not in (None, "", item["metadata"][name]):
+            raise Refusal(409, "Conflict", f"{name} is {item['metadata'][name]!r}")
+
+
+def _merged(old: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(old) if isinstance(old, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(merged.get(name), value)
+    return merged
+
+
+class FakeDirectory:
+    """An :class:`edgectl.interfaces.NodeDirectory` whose nodes a test sets."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, EdgeNode] = {}
+        self._observers: list[Callable[[str, EdgeNode | None], None]] = []
+        self.endpoints: dict[tuple[str, str], IStreamClientEndpoint] = {}
+
+    def __iter__(self) -> Iterator[EdgeNode]:
+        return iter(self._nodes.values())
+
+    def set(self, node: EdgeNode) -> None:
+        self._nodes[node.name] = node
+        for observer in self._observers:
+            observer(node.name, node)
+
+    def remove(self, name: str) -> None:
+        del self._nodes[name]
+        for observer in self._observers:
+            observer(name, None)
+
+    def subscribe(self, changed: Callable[[str, EdgeNode | None], None]) -> None:
+        self._observers.append(changed)
+        for name, node in list(self._nodes.items()):
+            changed(name, node)
+
+    def endpoint(self, node: str, service: str) -> IStreamClientEndpoint:
+        try:
+            return self.endpoints[node, service]
+        except KeyError:
+            raise ConnectionError(f"node {node!r} is away") from None
+
+
+def fake_agent(api: FakeKubernetes) -> RequestTraversalAgent:
+    """Carries the client's requests to ``api`` in memory; call ``flush()`` to let data through."""
+    return RequestTraversalAgent(api)  # type: ignore[no-untyped-call]
