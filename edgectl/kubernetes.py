@@ -13,15 +13,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from treq.client import HTTPClient
 from twisted.internet import ssl
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web._newclient import _WrapperException
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IPolicyForHTTPS, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from edgectl.errors import ApiError, ApiUnreachable, ConfigError, StatusError
@@ -254,7 +254,7 @@ class KubernetesClient:
             headers.setRawHeaders("Content-Type", [content_type])
         if token := self._bearer():
             headers.setRawHeaders("Authorization", [f"Bearer {token}"])
-        data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
+        data = _Body(json.dumps(body, separators=(",", ":")).encode()) if body is not None else None
         response = await self._http.request(
             method,
             self._config.server + path,
@@ -332,6 +332,28 @@ class _ClusterTLS:
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
         return self._creator
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A request's body, which is in memory anyway: written at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def stopProducing(self) -> None:
+        pass
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
 
 
 class _Collector(Protocol):

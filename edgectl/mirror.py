@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -176,6 +176,8 @@ class StoreMirror:
                 await self._follow(revision + 1)
             except StoreError as error:
                 self._log.warn("reading the nodes' part of the store failed: {error}", error=error)
+            except CancelledError:
+                raise
             except Exception:
                 self._log.failure("following the nodes' part of the store failed")
             await deferLater(self._reactor, self._backoff.next())
