@@ -66,3 +66,7 @@ def _add(
     entry = tarfile.TarInfo(name)
     entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(data), link
     tar.addfile(entry, io.BytesIO(data))
+
+
+if __name__ == "__main__":
+    print(busybox_rootfs().relative_to(Path.cwd()))
