@@ -1,0 +1,16 @@
+"""TLS at the speed that the machine allows, behind the interfaces of Twisted's.
+
+:func:`wrap_server_tls` and :func:`wrap_client_tls` stand in for Twisted's ``wrapServerTLS`` and ``wrapClientTLS``.
+"""
+
+from kubebus.fastpath.endpoints import wrap_client_tls, wrap_server_tls
+from kubebus.fastpath.transport import CloseTimeout, FastTLSTransport, HandshakeTimeout, IViewReceiver
+
+__all__ = [
+    "CloseTimeout",
+    "FastTLSTransport",
+    "HandshakeTimeout",
+    "IViewReceiver",
+    "wrap_client_tls",
+    "wrap_server_tls",
+]

@@ -1,0 +1,109 @@
+"""TLS without sockets: ciphertext in, plaintext out, and back. Public API of pyOpenSSL only.
+
+An engine drives one pyOpenSSL ``Connection`` that has memory BIOs. :mod:`kubebus.fastpath.direct` does the same with
+half the time per call, on private names of pyOpenSSL; both pass the same tests, and :func:`choose_engine` takes the
+better one that works with the libraries installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from OpenSSL.SSL import Connection, WantReadError, ZeroReturnError
+
+CHUNK = 1 << 16
+"""Most bytes to feed or to encrypt at once: a GSO super-packet. OpenSSL's memory BIOs never shrink, so this bounds them
+too, at about 4/3 of it, for every connection that ever carried bulk."""
+
+ROOM = CHUNK + (CHUNK >> 2)
+"""Bytes of scratch: :data:`CHUNK`, and what TLS adds to it or what an earlier, incomplete record leaves over."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Engine(Protocol):
+    """One TLS connection. Errors are pyOpenSSL's ``SSL.Error``, after which the connection is of no further use."""
+
+    ended: bool
+    """The peer has said that nothing more follows (close_notify)."""
+
+    def handshake(self) -> bool:
+        """Go on with the handshake; ``True`` once it is complete on this side."""
+
+    def feed(self, data: Buffer) -> None:
+        """Take at most :data:`CHUNK` bytes of ciphertext."""
+
+    def read(self) -> memoryview:
+        """Plaintext, empty when there is none now. Valid only until the next ``read()`` of any engine."""
+
+    def write(self, data: Buffer) -> None:
+        """Encrypt at most :data:`CHUNK` bytes. Only after the handshake."""
+
+    def output(self) -> memoryview:
+        """Ciphertext to send, empty when there is none. Valid only until the next ``output()`` of any engine."""
+
+    def shutdown(self) -> bool:
+        """Say that nothing more follows; ``True`` if the peer has said so too."""
+
+
+EngineFactory = Callable[[Connection], Engine]
+
+# Every engine of the process shares the scratch: what is in it is used up before the reactor serves another.
+_plain = memoryview(bytearray(ROOM))
+
+
+class PublicEngine:
+    """An :class:`Engine` on what pyOpenSSL documents."""
+
+    __slots__ = ("_connection", "ended")
+
+    def __init__(self, connection: Connection) -> None:
+        # The stubs of pyOpenSSL know only bytes where it takes every buffer.
+        self._connection: Any = connection
+        self.ended = False
+
+    def handshake(self) -> bool:
+        try:
+            self._connection.do_handshake()
+        except WantReadError:
+            return False
+        return True
+
+    def feed(self, data: Buffer) -> None:
+        self._connection.bio_write(data)
+
+    def read(self) -> memoryview:
+        filled = 0
+        # A record that does not fit stays in OpenSSL for the next call.
+        while filled < ROOM and not self.ended:
+            try:
+                filled += self._connection.recv_into(_plain[filled:])
+            except WantReadError:
+                break
+            except ZeroReturnError:
+                self.ended = True
+        return _plain[:filled]
+
+    def write(self, data: Buffer) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._connection.send(view) :]
+
+    def output(self) -> memoryview:
+        try:
+            return memoryview(self._connection.bio_read(ROOM))
+        except WantReadError:
+            return memoryview(b"")
+
+    def shutdown(self) -> bool:
+        return bool(self._connection.shutdown())
+
+
+def choose_engine() -> EngineFactory:
+    """The fastest engine that works with the installed pyOpenSSL."""
+    try:
+        from kubebus.fastpath.direct import DirectEngine, check
+    except ImportError:
+        return PublicEngine
+    return DirectEngine if check() else PublicEngine

@@ -1,0 +1,482 @@
+"""A TLS transport that is its own reactor descriptor.
+
+Twisted's TLS classes sit on a TCP transport, which reads, copies and buffers once more, and hand over a record at a
+time. Here the descriptor, the TLS engine and the socket are one: a read takes what the socket has into a buffer that is
+used again and again and hands over everything in it; a write is encrypted and sent at once.
+
+The TCP transport that the connection was made with stays its owner: it is told to stop reading, its socket is used, and
+in the end it closes it. So endpoints, ports and connection errors are Twisted's own, through public interfaces only.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    INegotiated,
+    IProtocol,
+    IPushProducer,
+    IReadWriteDescriptor,
+    ISystemHandle,
+    ITransport,
+)
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import Interface, implementer
+
+from kubebus.fastpath.engine import CHUNK, Buffer, Engine, EngineFactory
+from kubebus.fastpath.pacing import UnsentLimit
+
+READS_PER_WAKEUP = 4
+"""Full reads before the reactor may serve somebody else: 256 KiB, about a tenth of a millisecond."""
+
+_NOTSENT_LOWAT: int = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; Python has no name for it before 3.12.
+
+# Used up before the reactor serves another descriptor, so one for all.
+_received = memoryview(bytearray(CHUNK))
+
+
+class HandshakeTimeout(ConnectionLost):
+    """The peer did not finish the TLS handshake in time."""
+
+
+class CloseTimeout(ConnectionLost):
+    """The peer did not answer the end of the TLS connection in time."""
+
+
+class IViewReceiver(Interface):
+    """A protocol that wants received data without a copy."""
+
+    def viewReceived(view: memoryview) -> None:
+        """Like ``dataReceived``; the view is valid only until the method returns."""
+
+
+@implementer(ITransport, INegotiated, ISystemHandle, IPushProducer, IReadWriteDescriptor)
+class FastTLSTransport:
+    """The TLS transport of one connection. It behaves as Twisted's does, with these differences:
+
+    - a producer is paused as soon as a byte waits, so that what is sent next is chosen as late as can be;
+    - the handshake, and the peer's answer to :meth:`loseConnection`, have a time limit.
+
+    ``batch`` is the number of bytes worth writing at once on the path as it is now.
+    """
+
+    disconnecting = False
+    connected = False
+    reading = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        tcp: Any,
+        protocol: IProtocol,
+        factory: Any,
+        new_engine: EngineFactory,
+        handshake_timeout: float | None,
+        close_timeout: float,
+    ) -> None:
+        self.factory = factory
+        """What Twisted's connection creators ask for the protocols to negotiate."""
+        self._reactor = reactor
+        self._tcp = tcp
+        self._protocol = protocol
+        self._new_engine = new_engine
+        self._handshake_timeout = handshake_timeout
+        self._close_timeout = close_timeout
+        self._socket: socket.socket = tcp.getHandle()
+        self._tls: SSL.Connection
+        self._engine: Engine
+        self._established = False
+        self._finished = False
+        """Nothing more is read or written here; the socket is the TCP transport's again."""
+        self._said_goodbye = False
+        self._reason: Failure | None = None
+        self._early: list[bytes] = []
+        self._backlog = bytearray()
+        self._writing = False
+        self._limit = UnsentLimit()
+        self._sent = 0
+        self._producer: Any = None
+        self._streaming = False
+        self._paused = False
+        self._timer: IDelayedCall | None = None
+        self._deliver: Callable[[memoryview], object] = self._deliver_bytes
+
+    # Made and unmade, by the protocol that the TCP transport knows.
+
+    def start(self, connection_for: Callable[[FastTLSTransport], SSL.Connection]) -> None:
+        """Take over the socket and begin the handshake."""
+        self._tls = connection_for(self)
+        self._engine = self._new_engine(self._tls)
+        self._tcp.pauseProducing()
+        self._tcp.setTcpNoDelay(True)
+        self._limit_unsent()
+        self.connected = True
+        self.resumeProducing()
+        if self._handshake_timeout is not None:
+            self._timer = self._reactor.callLater(self._handshake_timeout, self._handshake_timed_out)
+        if IViewReceiver.providedBy(self._protocol):
+            self._deliver = self._protocol.viewReceived
+        self._protocol.makeConnection(self)
+        if not self._finished:
+            self._handshake()
+
+    def lost(self, reason: Failure) -> None:
+        """The TCP transport has closed the socket."""
+        self._release()
+        self.connected = False
+        self.disconnecting = True
+        self._backlog.clear()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+        protocol, reason, self._reason = self._protocol, self._reason or reason, None
+        # These hold the transport, and it holds them.
+        self._protocol = _nobody
+        self._deliver = _drop
+        self._tls.set_app_data(None)
+        protocol.connectionLost(reason)
+
+    # The reactor's side.
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        return type(self._protocol).__name__
+
+    def doRead(self) -> None:
+        for _ in range(READS_PER_WAKEUP):
+            try:
+                count = self._socket.recv_into(_received)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._fail(CONNECTION_LOST)
+                return
+            if not count:
+                self._end_of_file()
+                return
+            self._engine.feed(_received[:count])
+            if not self._established and not self._handshake():
+                return
+            self._read()
+            if count < CHUNK or not self.reading or self._finished:
+                return
+
+    def doWrite(self) -> None:
+        if self._finished:
+            return
+        if self._backlog:
+            del self._backlog[: self._offer(self._backlog)]
+            if self._limit.taken(self._reactor.seconds(), self._sent, drained=not self._backlog):
+                self._limit_unsent()
+            if self._backlog:
+                return
+        if self._established and not self._said_goodbye and self._producer is not None:
+            if self._paused or not self._streaming:
+                self._paused = False
+                self._producer.resumeProducing()
+            # A pull producer is asked again with each turn, so the descriptor stays with the writers.
+            if self._backlog or (self._producer is not None and not self._streaming):
+                return
+        self._stop_writing()
+        if self._established and self.disconnecting and (self._producer is None or self._said_goodbye):
+            self._shutdown()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found the socket broken."""
+        self._fail(reason.value or CONNECTION_LOST)
+
+    # The protocol's side: ITransport and what goes with it.
+
+    @property
+    def batch(self) -> int:
+        return self._limit.limit
+
+    def write(self, data: Buffer) -> None:
+        if self._finished or self._said_goodbye or (self.disconnecting and self._producer is None):
+            return
+        if not self._established or self._early:
+            self._early.append(bytes(data))
+            self._pause_producer()
+        else:
+            self._encrypt(data)
+
+    def writeSequence(self, iovec: Iterable[Buffer]) -> None:
+        """Encrypt and send as one."""
+        self.write(b"".join(iovec))
+
+    def loseConnection(self) -> None:
+        """Close once everything written is sent and a registered producer has finished."""
+        if self.disconnecting or not self.connected:
+            return
+        self.disconnecting = True
+        if not self._established and not self._early:
+            self.abortConnection()
+        elif self._established and not self._backlog and self._producer is None:
+            self._shutdown()
+
+    def loseWriteConnection(self) -> None:
+        """TLS as Twisted speaks it has no half-close: the peer answers an end with an end."""
+        self.loseConnection()
+
+    def abortConnection(self) -> None:
+        """Close now. ``connectionLost`` follows, not before this returns; no ``dataReceived`` does."""
+        if not self._finished:
+            self.disconnecting = True
+            self._release()
+        self._tcp.abortConnection()
+
+    def failVerification(self, reason: Failure) -> None:
+        """What Twisted's connection creators call when the peer's certificate does not convince them."""
+        self._reason = reason
+        self.abortConnection()
+
+    def pauseProducing(self) -> None:
+        if self.reading:
+            self.reading = False
+            self._reactor.removeReader(self)
+
+    def resumeProducing(self) -> None:
+        if not self.reading and not self._finished and self.connected:
+            self.reading = True
+            self._reactor.addReader(self)
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if self._producer is not None:
+            raise RuntimeError(f"{self._producer!r} is registered as the producer already; unregister it first")
+        if self._finished or not self.connected:
+            producer.stopProducing()
+            return
+        self._producer, self._streaming, self._paused = producer, streaming, False
+        if not streaming:
+            self._start_writing()
+        elif self._backlog or self._early:
+            self._pause_producer()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+        self._paused = False
+        if self.disconnecting and self._established and not self._backlog and not self._finished:
+            self._shutdown()
+
+    def getHandle(self) -> SSL.Connection:
+        return self._tls
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        host: IPv4Address | IPv6Address = self._tcp.getHost()
+        return host
+
+    def getPeer(self) -> IPv4Address | IPv6Address:
+        peer: IPv4Address | IPv6Address = self._tcp.getPeer()
+        return peer
+
+    def getPeerCertificate(self) -> Any:
+        return self._tls.get_peer_certificate()
+
+    @property
+    def negotiatedProtocol(self) -> bytes | None:
+        return self._tls.get_alpn_proto_negotiated() or None
+
+    def getTcpNoDelay(self) -> bool:
+        return bool(self._tcp.getTcpNoDelay())
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self._tcp.setTcpNoDelay(enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        return bool(self._tcp.getTcpKeepAlive())
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self._tcp.setTcpKeepAlive(enabled)
+
+    # Inside.
+
+    def _handshake(self) -> bool:
+        try:
+            done = self._engine.handshake()
+        except SSL.Error as error:
+            self._flush()  # The alert that tells the peer why.
+            self._fail(error)
+            return False
+        if self._finished:
+            return False
+        self._flush()
+        if not done:
+            return False
+        self._established = True
+        self._cancel_timer()
+        if IHandshakeListener.providedBy(self._protocol):
+            self._protocol.handshakeCompleted()
+        if not self._finished:
+            self._write_early()
+        return not self._finished
+
+    def _encrypt(self, data: Buffer) -> None:
+        try:
+            if len(data) <= CHUNK:
+                self._engine.write(data)
+                self._flush()
+                return
+            view = memoryview(data)
+            for start in range(0, len(view), CHUNK):
+                self._engine.write(view[start : start + CHUNK])
+                self._flush()
+        except SSL.Error as error:
+            self._fail(error)
+
+    def _write_early(self) -> None:
+        early, self._early = self._early, []
+        for data in early:
+            self._encrypt(data)
+        if self._producer is not None or self.disconnecting:
+            # doWrite() resumes the one, or ends the connection for the other.
+            self._start_writing()
+
+    def _read(self) -> None:
+        engine = self._engine
+        try:
+            while not self._finished and (plain := engine.read()):
+                self._deliver(plain)
+        except SSL.Error as error:
+            self._flush()
+            self._fail(error)
+            return
+        if self._finished:
+            return
+        self._flush()
+        if engine.ended:
+            self._shutdown()
+
+    def _deliver_bytes(self, plain: memoryview) -> None:
+        self._protocol.dataReceived(bytes(plain))
+
+    def _flush(self) -> None:
+        """Send what the engine has put out."""
+        while view := self._engine.output():
+            if self._backlog or self._finished:
+                self._backlog += view
+                continue
+            sent = self._offer(view)
+            if sent < len(view):
+                self._backlog += view[sent:]
+                self._limit.blocked(self._reactor.seconds(), self._sent)
+                self._start_writing()
+                self._pause_producer()
+
+    def _offer(self, data: Buffer) -> int:
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self._fail(CONNECTION_LOST)
+            return 0
+        self._sent += sent
+        return sent
+
+    def _end_of_file(self) -> None:
+        # Without the peer's close_notify, somebody else may have cut the connection.
+        self._fail(CONNECTION_LOST)
+
+    def _shutdown(self) -> None:
+        """Say that nothing more follows; the socket is closed when the peer has said so too."""
+        self.disconnecting = True
+        if self._finished:
+            return
+        self._said_goodbye = True
+        try:
+            both = self._engine.shutdown()
+        except SSL.Error:
+            both = False
+        self._flush()
+        if both and not self._finished and not self._backlog:
+            self._release()
+            self._tcp.loseConnection()
+            return
+        if not self.reading:
+            # The peer's answer must be seen; what else comes is for nobody.
+            self._deliver = _drop
+            self.resumeProducing()
+        if self._timer is None and not self._finished:
+            self._timer = self._reactor.callLater(self._close_timeout, self._close_timed_out)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._finished:
+            return
+        if self._reason is None:
+            self._reason = _failure(error)
+        self.disconnecting = True
+        self._release()
+        # Not abortConnection(): what was sent last, an alert, may still be on its way.
+        self._tcp.loseConnection()
+
+    def _release(self) -> None:
+        """Give the socket back to the TCP transport. Harmless when done already."""
+        if self._finished:
+            return
+        self._finished = True
+        self._cancel_timer()
+        self.reading = False
+        self._reactor.removeReader(self)
+        self._stop_writing()
+
+    def _handshake_timed_out(self) -> None:
+        self._timer = None
+        self._reason = _failure(
+            HandshakeTimeout(f"{self.getPeer()} did not finish the TLS handshake in {self._handshake_timeout} s")
+        )
+        self.abortConnection()
+
+    def _close_timed_out(self) -> None:
+        self._timer = None
+        self._reason = _failure(
+            CloseTimeout(f"{self.getPeer()} did not answer the end of the TLS connection in {self._close_timeout} s")
+        )
+        self.abortConnection()
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _start_writing(self) -> None:
+        if not self._writing and not self._finished:
+            self._writing = True
+            self._reactor.addWriter(self)
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._reactor.removeWriter(self)
+
+    def _pause_producer(self) -> None:
+        if self._producer is not None and self._streaming and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def _limit_unsent(self) -> None:
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, self._limit.limit)
+        except OSError:
+            pass  # A kernel without it queues more; nothing else changes.
+
+
+_nobody = Protocol()
+_failure: Callable[[BaseException], Failure] = Failure
+
+
+def _drop(view: memoryview) -> None:
+    """Deliver to nobody."""

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from OpenSSL import SSL
+from twisted.trial.unittest import SynchronousTestCase
+
+from kubebus.fastpath import direct, engine
+from kubebus.fastpath.direct import DirectEngine
+from kubebus.fastpath.engine import CHUNK, Engine, PublicEngine, choose_engine
+from tests.unit.kubebus.fasttls import memory_pair
+
+if TYPE_CHECKING:
+    _Base = SynchronousTestCase
+else:
+    _Base = object
+
+
+class EngineContract(_Base):
+    """Two engines, in memory."""
+
+    make: Any
+
+    def setUp(self) -> None:
+        client, server = memory_pair()
+        self.client: Engine = self.make(client)
+        self.server: Engine = self.make(server)
+
+    def carry(self, source: Engine, target: Engine, step: int = CHUNK) -> None:
+        while out := bytes(source.output()):
+            for start in range(0, len(out), step):
+                target.feed(out[start : start + step])
+
+    def shake(self) -> None:
+        done = False
+        while not done:
+            client = self.client.handshake()
+            self.carry(self.client, self.server)
+            done = self.server.handshake() and client
+            self.carry(self.server, self.client)
+        # TLS 1.3 tickets are read with the first data.
+        self.assertEqual(bytes(self.client.read()), b"")
+
+    def test_shakes_hands(self) -> None:
+        self.assertFalse(self.client.handshake())
+        self.assertFalse(self.server.handshake())
+        self.shake()
+        self.assertTrue(self.client.handshake())
+
+    def test_carries_nothing_when_there_is_nothing(self) -> None:
+        self.shake()
+        self.assertEqual((bytes(self.client.output()), bytes(self.server.read())), (b"", b""))
+        self.client.write(b"")
+        self.assertEqual(bytes(self.client.output()), b"")
+
+    def test_carries_a_full_chunk(self) -> None:
+        self.shake()
+        data = bytes(range(256)) * (CHUNK // 256)
+        self.client.write(memoryview(data))
+        self.carry(self.client, self.server)
+        received = bytearray()
+        while plain := self.server.read():
+            received += plain
+        self.assertEqual(received, data)
+        self.assertFalse(self.server.ended)
+
+    def test_what_does_not_fit_stays_for_the_next_read(self) -> None:
+        self.shake()
+        data = b"q" * CHUNK
+        for _ in range(5):
+            self.client.write(data)
+            self.carry(self.client, self.server)
+        received = bytearray()
+        while plain := self.server.read():
+            received += plain
+        self.assertEqual(received, data * 5)
+
+    def test_carries_single_bytes_of_ciphertext(self) -> None:
+        self.shake()
+        self.client.write(bytearray(b"piecemeal"))
+        out = bytes(self.client.output())
+        for number, _ in enumerate(out[:-1]):
+            self.server.feed(out[number : number + 1])
+            self.assertEqual(bytes(self.server.read()), b"")
+        self.server.feed(out[-1:])
+        self.assertEqual(bytes(self.server.read()), b"piecemeal")
+
+    def test_the_last_words_come_with_the_end(self) -> None:
+        self.shake()
+        self.client.write(b"goodbye")
+        self.assertFalse(self.client.shutdown())
+        self.carry(self.client, self.server)
+        self.assertEqual(bytes(self.server.read()), b"goodbye")
+        self.assertEqual(bytes(self.server.read()), b"")
+        self.assertTrue(self.server.ended)
+        self.assertTrue(self.server.shutdown())
+        self.carry(self.server, self.client)
+        self.client.read()
+        self.assertTrue(self.client.ended)
+
+    def test_forged_data_is_an_error(self) -> None:
+        self.shake()
+        self.client.write(b"genuine")
+        out = bytearray(self.client.output())
+        out[-1] ^= 1
+        self.server.feed(out)
+        self.assertRaises(SSL.Error, self.server.read)
+
+    def test_nonsense_is_an_error(self) -> None:
+        self.server.feed(b"SSH-2.0-OpenSSH_9.2\r\n")
+        self.assertRaises(SSL.Error, self.server.handshake)
+
+    def test_an_error_of_one_connection_is_none_of_the_next(self) -> None:
+        self.test_forged_data_is_an_error()
+        self.setUp()
+        self.test_carries_a_full_chunk()
+
+
+class PublicEngineTests(EngineContract, SynchronousTestCase):
+    make = PublicEngine
+
+
+class DirectEngineTests(EngineContract, SynchronousTestCase):
+    make = DirectEngine
+
+
+class MixedEngineTests(EngineContract, SynchronousTestCase):
+    def setUp(self) -> None:
+        client, server = memory_pair()
+        self.client, self.server = PublicEngine(client), DirectEngine(server)
+
+
+class ChoiceTests(SynchronousTestCase):
+    def test_the_direct_engine_works_with_the_libraries_installed(self) -> None:
+        self.assertIs(choose_engine(), DirectEngine)
+
+    def test_another_pyopenssl_gets_the_public_engine(self) -> None:
+        with mock.patch.object(direct, "lib", object()):
+            self.assertIs(choose_engine(), PublicEngine)
+
+    def test_missing_names_get_the_public_engine(self) -> None:
+        with mock.patch.dict("sys.modules", {"kubebus.fastpath.direct": None}):
+            self.assertIs(engine.choose_engine(), PublicEngine)
