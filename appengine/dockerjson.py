@@ -1,0 +1,222 @@
+"""The Docker Engine API's JSON, to and from the engine's own types (https://docs.docker.com/reference/api/engine/)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from appengine import labels
+from appengine.podspec import Json
+from appengine.runtime import (
+    ContainerConfig,
+    ContainerState,
+    ContainerView,
+    EngineInfo,
+    ImageView,
+    NetworkConfig,
+)
+
+MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+_BRIDGE = "com.docker.network.bridge.name"
+_MTU = "com.docker.network.driver.mtu"
+_STATES = {
+    "created": ContainerState.CREATED,
+    "configured": ContainerState.CREATED,
+    "initialized": ContainerState.CREATED,
+    "running": ContainerState.RUNNING,
+    "paused": ContainerState.RUNNING,
+    "restarting": ContainerState.RUNNING,
+}
+
+
+def timestamp(text: str | None) -> float:
+    """UNIX seconds of an engine's time; 0 for its "never" (the year 1) and for nonsense."""
+    if not text or text.startswith("0001-"):
+        return 0.0
+    head, _, tail = text.partition(".")
+    digits = ""
+    for character in tail:
+        if not character.isdigit():
+            break
+        digits += character
+    zone = tail[len(digits) :] if tail else ("Z" if head.endswith("Z") else head[19:])
+    try:
+        moment = datetime.fromisoformat(head[:19] + ("+00:00" if zone in ("Z", "") else zone))
+    except ValueError:
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.timestamp() + (float("0." + digits) if digits else 0.0)
+
+
+def create_body(config: ContainerConfig) -> Json:
+    """The body of ``POST /containers/create``."""
+    resources, security = config.resources, config.security
+    host: Json = {
+        "NetworkMode": config.network,
+        "Mounts": [
+            {
+                "Type": "bind",
+                "Source": mount.source,
+                "Target": mount.target,
+                "ReadOnly": mount.read_only,
+                "BindOptions": {"Propagation": mount.propagation},
+            }
+            for mount in config.mounts
+        ],
+        "PortBindings": {
+            f"{port.container_port}/{port.protocol}": [{"HostIp": port.host_ip, "HostPort": str(port.host_port)}]
+            for port in config.ports
+        },
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": str(config.log_bytes), "max-file": str(config.log_files)},
+        },
+        "RestartPolicy": {"Name": "no"},
+        "Privileged": security.privileged,
+        "ReadonlyRootfs": security.read_only_root,
+        "CapAdd": list(security.cap_add),
+        "CapDrop": list(security.cap_drop),
+        "SecurityOpt": list(security.options),
+        "GroupAdd": list(security.groups),
+        "OomScoreAdj": resources.oom_score_adj,
+    }
+    if config.pid_mode:
+        host["PidMode"] = config.pid_mode
+    if config.ipc_mode:
+        host["IpcMode"] = config.ipc_mode
+    if config.sysctls:
+        host["Sysctls"] = dict(config.sysctls)
+    if resources.memory:
+        # Equal to the memory limit: no swap, as with the kubelet.
+        host["Memory"] = host["MemorySwap"] = resources.memory
+    if resources.cpu_shares:
+        host["CpuShares"] = resources.cpu_shares
+    if resources.cpu_quota:
+        host["CpuQuota"], host["CpuPeriod"] = resources.cpu_quota, resources.cpu_period
+    body: Json = {
+        "Image": config.image,
+        "Labels": dict(config.labels),
+        "Env": list(config.env),
+        "Tty": config.tty,
+        "OpenStdin": config.stdin,
+        "StdinOnce": config.stdin_once,
+        "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in config.ports},
+        "HostConfig": host,
+        # A health check of the image is not Kubernetes' business, and would cost the node.
+        "Healthcheck": {"Test": ["NONE"]},
+    }
+    for key, value in (
+        ("Entrypoint", list(config.command) if config.command else None),
+        ("Cmd", list(config.args) if config.args else None),
+        ("WorkingDir", config.working_dir),
+        ("Hostname", config.hostname),
+        ("User", security.user),
+        ("StopSignal", config.stop_signal),
+    ):
+        if value:
+            body[key] = value
+    return body
+
+
+def network_body(config: NetworkConfig, network_labels: Mapping[str, str]) -> Json:
+    """The body of ``POST /networks/create``."""
+    return {
+        "Name": config.name,
+        "CheckDuplicate": True,
+        "Driver": "bridge",
+        "EnableIPv6": any(subnet.version == 6 for subnet in config.subnets),
+        "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet)} for subnet in config.subnets]},
+        "Options": {MASQUERADE: "false", _BRIDGE: config.bridge, _MTU: str(config.mtu)},
+        "Labels": dict(network_labels),
+    }
+
+
+def same_network(found: Json, config: NetworkConfig) -> bool:
+    """Whether a network that is there is the one that is wanted."""
+    subnets = {str(item.get("Subnet")) for item in (found.get("IPAM") or {}).get("Config") or ()}
+    options = found.get("Options") or {}
+    return (
+        subnets == {str(subnet) for subnet in config.subnets}
+        and options.get(MASQUERADE) == "false"
+        and options.get(_BRIDGE) == config.bridge
+        and options.get(_MTU) == str(config.mtu)
+    )
+
+
+def container_view(inspected: Json) -> ContainerView:
+    """A container from ``GET /containers/ID/json``."""
+    config: Json = inspected.get("Config") or {}
+    state: Json = inspected.get("State") or {}
+    marks: dict[str, str] = config.get("Labels") or {}
+    networks: Json = (inspected.get("NetworkSettings") or {}).get("Networks") or {}
+    addresses: list[str] = []
+    for network in networks.values():
+        addresses.extend(str(a) for a in (network.get("IPAddress"), network.get("GlobalIPv6Address")) if a)
+    return ContainerView(
+        id=str(inspected.get("Id") or ""),
+        pod=labels.ref_of(marks),
+        name=marks.get(labels.CONTAINER_NAME, ""),
+        kind=labels.kind_of(marks),
+        attempt=labels.number(marks, labels.ATTEMPT),
+        spec_hash=marks.get(labels.SPEC_HASH, ""),
+        sandbox=marks.get(labels.SANDBOX, ""),
+        state=_STATES.get(str(state.get("Status")), ContainerState.EXITED),
+        created_at=timestamp(inspected.get("Created")),
+        started_at=timestamp(state.get("StartedAt")),
+        finished_at=timestamp(state.get("FinishedAt")),
+        exit_code=int(state.get("ExitCode") or 0),
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+        pid=int(state.get("Pid") or 0),
+        image=str(config.get("Image") or ""),
+        image_id=str(inspected.get("Image") or ""),
+        addresses=tuple(addresses),
+        labels=marks,
+        stop_signal=str(config.get("StopSignal") or "SIGTERM"),
+        log_path=str(inspected.get("LogPath") or ""),
+    )
+
+
+def image_view(inspected: Json) -> ImageView:
+    """An image from ``GET /images/NAME/json``."""
+    config: Json = inspected.get("Config") or {}
+    return ImageView(
+        id=str(inspected.get("Id") or ""),
+        names=_image_names(inspected),
+        size=int(inspected.get("Size") or 0),
+        user=str(config.get("User") or ""),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        command=tuple(config.get("Cmd") or ()),
+    )
+
+
+def _image_names(described: Json) -> tuple[str, ...]:
+    digests = [name for name in described.get("RepoDigests") or () if not name.startswith("<none>")]
+    tags = [name for name in described.get("RepoTags") or () if not name.startswith("<none>")]
+    return tuple(digests + tags)
+
+
+def listed_image(listed: Json) -> ImageView:
+    """An image from ``GET /images/json``."""
+    return ImageView(str(listed.get("Id") or ""), _image_names(listed), int(listed.get("Size") or 0))
+
+
+def engine_info(info: Json) -> EngineInfo:
+    """From ``GET /info``."""
+    return EngineInfo(
+        version=str(info.get("ServerVersion") or ""),
+        architecture=str(info.get("Architecture") or ""),
+        operating_system=str(info.get("OperatingSystem") or ""),
+        os_type=str(info.get("OSType") or "linux"),
+        kernel=str(info.get("KernelVersion") or ""),
+        cpus=int(info.get("NCPU") or 1),
+        memory=int(info.get("MemTotal") or 0),
+        root_dir=str(info.get("DockerRootDir") or ""),
+    )
+
+
+def error_message(body: Any) -> str:
+    """The engine's own words in the body of an error."""
+    return str(body.get("message") or body) if isinstance(body, dict) else str(body)
