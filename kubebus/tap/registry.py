@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from kubebus.interfaces import Change, Record, RegistryError, Subscription
@@ -81,9 +81,11 @@ class _Subscription:
         self._changed = changed
         self._known: dict[str, int] = {}
         self._watch: Watch | None = None
+        self._retry: IDelayedCall | None = None
         self._cancelled = False
 
     def start(self) -> None:
+        self._retry = None
         Deferred.fromCoroutine(self._follow()).addErrback(self._lost)
 
     async def _follow(self) -> None:
@@ -118,6 +120,8 @@ class _Subscription:
         self._cancelled = True
         if self._watch is not None:
             self._watch.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
 
     def _tell(self, name: str, record: Record | None, revision: int) -> None:
         if self._cancelled:
@@ -138,4 +142,5 @@ class _Subscription:
         if self._cancelled:
             return
         self._log.warn("Watching the registry's {kind} failed, reading it again: {why}", kind=self._kind, why=why)
-        self._registry._reactor.callLater(_RETRY_SECONDS, self.start)
+        self._watch = None
+        self._retry = self._registry._reactor.callLater(_RETRY_SECONDS, self.start)
