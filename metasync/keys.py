@@ -11,6 +11,7 @@
     /kubebus/<network>/data/<scope>/...                                     application data
     /kubebus/<network>/registry/...                                         the router's registry
     /kubebus/<network>/api/...                                              objects of the embedded control plane
+    /kubebus/<network>/sync/...                                             how far the sync has come
 
 ``desired`` is written by the cloud only, ``reported`` by that edge node only. Reported values:
 
@@ -72,6 +73,16 @@ def api_prefix(network: str) -> str:
 
 def data_prefix(network: str) -> str:
     return f"{network_prefix(network)}data/"
+
+
+def sync_prefix(network: str) -> str:
+    """Belongs to the sync: its cursors and the marks of its history. It is never mirrored."""
+    return f"{network_prefix(network)}sync/"
+
+
+def cursor_key(network: str, node: str, feed: str) -> bytes:
+    """Where the target of a node's feed keeps its cursor."""
+    return f"{sync_prefix(network)}cursors/{node}/{feed}".encode()
 
 
 def nodes_prefix(network: str) -> str:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
@@ -15,6 +16,7 @@ from metasync.sqlite import SQLiteStore
 from metasync.sqlite_file import Damaged
 from metasync.testing import Recorder, StoreContract
 
+reactor: Any = _reactor
 ALL = KeyRange.prefix(b"")
 
 

@@ -1,0 +1,151 @@
+"""The edge's end of the sync: one session, kept going."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import random
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from metasync.feeds import Outlet
+from metasync.interfaces import Store
+from metasync.keys import NodeKeys, cursor_key
+from metasync.lineage import Lineage
+from metasync.session import Feeds, SyncSession
+from metasync.source import SourceFeed
+from metasync.target import TargetFeed
+
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 60.0
+"""Seconds between attempts: doubled at every failure, less up to a half at random."""
+
+_LASTED = 30.0
+"""A session that lasted so long was a success."""
+
+
+class SyncClientService(Service):
+    """Mirrors ``desired`` down and ``reported`` up whenever ``endpoint`` can connect.
+
+    :param store: the node's own. It is complete without the service.
+    :param jitter: a number from 0 to 1, at random.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        endpoint: IStreamClientEndpoint,
+        store: Store,
+        network: str,
+        node: str,
+        *,
+        jitter: Callable[[], float] = random,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._store = store
+        self._network = network
+        self._node = node
+        self._jitter = jitter
+        self._lineage = Lineage(store, network, node)
+        self._session: SyncSession | None = None
+        self._last: list[dict[str, Any]] = []
+        self._error: str | None = None
+        self._since = float(reactor.seconds())
+        self._task: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._task = Deferred.fromCoroutine(self._run())
+        self._task.addErrback(self._crashed)
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._lineage.stop()
+        task, self._task = self._task, None
+        if self._session is not None:
+            self._session.broken(ConnectionAbortedError("the node stops"))
+        if task is not None:
+            task.cancel()
+        return task
+
+    def _crashed(self, failure: Any) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("the sync of node {node} has crashed", failure, node=self._node)
+
+    async def _run(self) -> None:
+        wait = FIRST_WAIT
+        while self.running:
+            began = self._reactor.seconds()
+            reason = await self._attempt()
+            if not self.running:
+                return
+            wait = FIRST_WAIT if self._reactor.seconds() - began >= _LASTED else min(wait * 2, LONGEST_WAIT)
+            pause = wait * (1 - self._jitter() / 2)
+            self.log.info("sync is down ({reason}); next attempt in {pause:.1f} s", reason=reason, pause=pause)
+            await deferLater(self._reactor, pause, lambda: None)
+
+    async def _attempt(self) -> Exception:
+        """One session, from connecting to its end. Returns why it ended."""
+        ended: Deferred[Exception] = Deferred()
+
+        def over(session: SyncSession, reason: Exception) -> None:
+            self._last, self._session = session.feeds.snapshots(session.seconds()), None
+            self._since = session.seconds()
+            ended.callback(reason)
+
+        def build() -> SyncSession:
+            return SyncSession(self._reactor, "the cloud", self._feeds, over)
+
+        try:
+            if not self._lineage.started:
+                await self._lineage.start()
+            session = await self._endpoint.connect(_factory(build))
+            assert isinstance(session, SyncSession)
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._error = str(error) or type(error).__name__
+            return error
+        if not ended.called:
+            self._session, self._since, self._error = session, session.seconds(), None
+        reason = await ended
+        self._error = str(reason)
+        return reason
+
+    def _feeds(self, outlet: Outlet) -> Feeds:
+        keys = NodeKeys(self._network, self._node)
+        reported = SourceFeed("reported", self._store, keys.reported.encode(), self._lineage, outlet)
+        cursor = cursor_key(self._network, self._node, "desired")
+        desired = TargetFeed("desired", self._store, keys.desired.encode(), cursor, outlet)
+        return Feeds({"reported": reported}, {"desired": desired})
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None
+
+    def status(self) -> dict[str, Any]:
+        """How the sync stands: JSON-able. ``since`` (UNIX seconds) is when ``connected`` last changed."""
+        session = self._session
+        return {
+            "role": "node",
+            "network": self._network,
+            "node": self._node,
+            "connected": session is not None,
+            "since": self._since,
+            "error": self._error,
+            "feeds": session.feeds.snapshots(session.seconds()) if session else self._last,
+        }
+
+
+def _factory(build: Callable[[], SyncSession]) -> Factory[SyncSession]:
+    factory = Factory.forProtocol(build)
+    factory.noisy = False
+    return factory

@@ -1,0 +1,75 @@
+"""What the two ends of a feed have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from metasync.interfaces import StoreError
+from metasync.wire import FeedMessage
+
+
+class Outlet(Protocol):
+    """A feed's way to the other end."""
+
+    def send(self, message: FeedMessage) -> None: ...
+
+    async def ready(self) -> None:
+        """Returns once the connection takes more. To be awaited between large messages."""
+
+    def broken(self, error: Exception) -> None:
+        """The session cannot go on."""
+
+    def seconds(self) -> float: ...
+
+    def later(self, delay: float, call: Callable[[], None]) -> IDelayedCall: ...
+
+
+class Overtaken(StoreError):
+    """Another session of the same feed has moved the cursor."""
+
+
+@dataclass(slots=True)
+class FeedStatus:
+    """How a feed stands, for people. Times are UNIX seconds; revisions are the source's."""
+
+    feed: str
+    direction: str
+    state: str = "waiting"
+    synced_revision: int | None = None
+    source_revision: int | None = None
+    pending: int = 0
+    pending_since: float | None = None
+    last_synced: float | None = None
+    error: str | None = None
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        lag = None
+        if self.synced_revision is not None and self.source_revision is not None:
+            lag = max(0, self.source_revision - self.synced_revision) if self.pending else 0
+        return {
+            "feed": self.feed,
+            "direction": self.direction,
+            "state": self.state,
+            "syncedRevision": self.synced_revision,
+            "pending": self.pending,
+            "lagRevisions": lag,
+            "lagSeconds": round(now - self.pending_since, 3) if self.pending_since is not None else 0,
+            "lastSynced": self.last_synced,
+            "error": self.error,
+        }
+
+
+def spawn(work: Coroutine[Any, Any, None], failed: Callable[[Exception], None]) -> None:
+    """Run a coroutine by itself. Whatever it raises goes to ``failed``."""
+
+    def report(failure: Failure) -> None:
+        error = failure.value
+        failed(error if isinstance(error, Exception) else StoreError(str(error)))
+
+    Deferred.fromCoroutine(work).addErrback(report)

@@ -1,0 +1,132 @@
+"""The cloud's end of the sync: sessions for all nodes of one network."""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import Protocol as Contract
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import Logger
+
+from metasync.feeds import Outlet, spawn
+from metasync.interfaces import Store
+from metasync.keys import NodeKeys, cursor_key
+from metasync.lineage import Lineage
+from metasync.session import Feeds, SyncSession
+from metasync.source import SourceFeed
+from metasync.target import TargetFeed
+
+
+class Peer(Contract):
+    """Who is at the other end, from its verified certificate."""
+
+    @property
+    def network(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class SyncServerFactory(ServerFactory):
+    """Makes a session for each node that opens a stream to the sync.
+
+    ``addr.peer`` of a stream's address (``network``, ``role``, ``name``) alone decides what a node can reach: its
+    own prefixes, which no message names. A node has one session: a new one ends the old one.
+
+    :param name: this server's, to tell it from others of the same store.
+    """
+
+    log = Logger()
+    noisy = False
+
+    def __init__(self, reactor: IReactorTime, store: Store, network: str, name: str = "server") -> None:
+        self._reactor = reactor
+        self._store = store
+        self._network = network
+        self._lineage = Lineage(store, network, name)
+        self._sessions: dict[str, SyncSession] = {}
+
+    async def start(self) -> None:
+        """Mark the store's history. Sessions are made only afterwards.
+
+        :raises StoreError: if the store cannot be written.
+        """
+        await self._lineage.start()
+
+    def stop(self) -> None:
+        """End all sessions."""
+        self._lineage.stop()
+        for session in list(self._sessions.values()):
+            session.broken(ConnectionAbortedError("the server stops"))
+
+    def buildProtocol(self, addr: IAddress | None) -> SyncSession | None:
+        peer: Peer | None = getattr(addr, "peer", None)
+        role = getattr(peer, "role", None)
+        if peer is None or peer.network != self._network or getattr(role, "value", role) != "node":
+            self.log.warn("sync refused to {peer}: not a node of network {network}", peer=peer, network=self._network)
+            return None
+        if not self._lineage.started:
+            self.log.info("sync refused to {peer}: the store is not ready", peer=peer)
+            return None
+        return self._session(peer.name)
+
+    def _session(self, node: str) -> SyncSession:
+        old = self._sessions.get(node)
+        if old is not None:
+            old.broken(ConnectionAbortedError("the node has opened another session"))
+        session = SyncSession(self._reactor, f"node {node}", lambda outlet: self._feeds(node, outlet), self._ended)
+        self._sessions[node] = session
+        return session
+
+    def _feeds(self, node: str, outlet: Outlet) -> Feeds:
+        keys = NodeKeys(self._network, node)
+        desired = SourceFeed("desired", self._store, keys.desired.encode(), self._lineage, outlet)
+        cursor = cursor_key(self._network, node, "reported")
+        reported = TargetFeed("reported", self._store, keys.reported.encode(), cursor, outlet)
+        return Feeds({"desired": desired}, {"reported": reported})
+
+    def _ended(self, session: SyncSession, reason: Exception) -> None:
+        for node, current in list(self._sessions.items()):
+            if current is session:
+                del self._sessions[node]
+
+    def status(self) -> dict[str, Any]:
+        """How the sync stands, by node: JSON-able."""
+        now = float(self._reactor.seconds())
+        return {
+            "role": "server",
+            "network": self._network,
+            "nodes": {
+                node: {"connected": True, "feeds": session.feeds.snapshots(now)}
+                for node, session in sorted(self._sessions.items())
+            },
+        }
+
+
+class SyncServerService(Service):
+    """Runs a :class:`SyncServerFactory`: tries to mark the store's history until it can."""
+
+    log = Logger()
+    retry_seconds = 5.0
+
+    def __init__(self, reactor: IReactorTime, factory: SyncServerFactory) -> None:
+        self._reactor = reactor
+        self._factory = factory
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._start()
+
+    def _start(self) -> None:
+        if self.running:
+            spawn(self._factory.start(), self._failed)
+
+    def _failed(self, error: Exception) -> None:
+        self.log.error("the sync cannot start, the store fails: {error}", error=error)
+        self._reactor.callLater(self.retry_seconds, self._start)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._factory.stop()

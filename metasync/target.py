@@ -1,0 +1,191 @@
+"""The end of a feed that applies the changes: whole deltas, each in one transaction with its cursor."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from twisted.logger import Logger
+
+from metasync.cursor import Cursor, InvalidCursor
+from metasync.delta import Change
+from metasync.digest import ITEM, Digests, bucket_of, item_of, pack_buckets
+from metasync.feeds import FeedStatus, Outlet, Overtaken, spawn
+from metasync.interfaces import Store, TxnTooLarge
+from metasync.model import Compare, Delete, KeyRange, KeyValue, Op, Put
+from metasync.wire import PART, Ack, Changes, Entries, Held, ProtocolError, Reconcile, Subscribe
+
+_PAGE = 500
+_CURSOR_BYTES = 4096
+"""Room left in a transaction for the cursor."""
+
+_RETRY_TICKS = 5
+
+
+class TargetFeed:
+    """Takes one prefix from one source, for the life of one session.
+
+    The cursor's own revision guards every transaction: of two sessions that overlap, one fails, and no delta is
+    applied twice or in part.
+    """
+
+    log = Logger()
+
+    def __init__(self, name: str, store: Store, prefix: bytes, cursor_key: bytes, outlet: Outlet) -> None:
+        self.status = FeedStatus(name, "receiving")
+        self._name = name
+        self._store = store
+        self._prefix = prefix
+        self._keys = KeyRange.prefix(prefix)
+        self._cursor_key = cursor_key
+        self._cursor_mod = 0
+        self._outlet = outlet
+        self._changes: dict[bytes, Change] = {}
+        self._forget: set[bytes] = set()
+        self._bytes = 0
+        self._items: dict[bytes, bytes] = {}
+        self._busy = True
+        self._held_ticks = 0
+        self._stopped = False
+
+    def start(self) -> None:
+        self._spawn(self._subscribe())
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def received(self, message: Reconcile | Changes | Held) -> None:
+        """:raises ProtocolError: if the message makes no sense now."""
+        if self._busy:
+            raise ProtocolError(f"{self._name}: a {type(message).__name__} before the answer to what came before")
+        match message:
+            case Reconcile():
+                self._busy = True
+                self._spawn(self._compare(message))
+            case Changes():
+                self._part(message)
+            case Held():
+                self._held(message)
+
+    def tick(self) -> None:
+        """Called now and then: ask again for what was held up; its cause may be gone."""
+        if self._held_ticks:
+            self._held_ticks -= 1
+            if not self._held_ticks:
+                self._busy = True
+                self.start()
+
+    async def _subscribe(self) -> None:
+        found = await self._store.range(KeyRange.single(self._cursor_key))
+        token = found.kvs[0].value if found.kvs else None
+        self._cursor_mod = found.kvs[0].mod_revision if found.kvs else 0
+        empty = token is None and not (await self._store.range(self._keys, limit=1, keys_only=True)).kvs
+        if self._stopped:
+            return
+        self._note(token)
+        self.status.state = "live"
+        self._busy = False
+        ops, size = self._store.max_txn_ops - 1, self._store.max_request_bytes - _CURSOR_BYTES
+        self._outlet.send(Subscribe(self._name, token, empty, ops, size))
+
+    def _held(self, message: Held) -> None:
+        self.log.error("sync of {prefix} is held up: {reason}", prefix=self._prefix.decode(), reason=message.reason)
+        self._forget_parts()
+        self.status.state, self.status.error = "held", message.reason
+        self._held_ticks = _RETRY_TICKS
+
+    # Deltas
+
+    def _part(self, message: Changes) -> None:
+        for change in message.changes:
+            self._changes[change.key] = change
+            self._bytes += len(change.key) + len(change.value or b"")
+        for offset in range(0, len(message.forget), ITEM):
+            self._forget.add(message.forget[offset : offset + ITEM])
+        if self._bytes > self._store.max_request_bytes or len(self._changes) > self._store.max_txn_ops:
+            raise ProtocolError(f"{self._name}: a delta is larger than this store takes")
+        if message.cursor is not None:
+            self._busy = True
+            self._spawn(self._apply(message.cursor))
+
+    async def _apply(self, token: bytes) -> None:
+        guard = Compare.unchanged(self._cursor_key, self._cursor_mod)
+        ops = [*self._ops(), Put(self._cursor_key, token)]
+        self._forget_parts()
+        try:
+            result = await self._store.txn([guard], ops)
+        except TxnTooLarge as error:
+            raise ProtocolError(f"{self._name}: {error}") from error
+        if not result.succeeded:
+            raise Overtaken(f"another session has moved the cursor of {self._prefix.decode()}")
+        self._cursor_mod = result.revision
+        self._note(token)
+        self.status.last_synced = self._outlet.seconds()
+        self._busy = False
+        if not self._stopped:
+            self._outlet.send(Ack(self._name, token))
+
+    def _ops(self) -> list[Op]:
+        ops: list[Op] = []
+        for change in self._changes.values():
+            key = self._prefix + change.key
+            ops.append(Delete.single(key) if change.value is None else Put(key, change.value))
+        for item in self._forget:
+            forgotten = self._items.get(item)
+            if forgotten is not None and forgotten not in self._changes:
+                ops.append(Delete.single(self._prefix + forgotten))
+        return ops
+
+    def _forget_parts(self) -> None:
+        self._changes, self._forget, self._items, self._bytes = {}, set(), {}, 0
+
+    def _note(self, token: bytes | None) -> None:
+        self.status.error = None
+        try:
+            self.status.synced_revision = Cursor.parse(token).revision if token else None
+        except InvalidCursor:
+            self.status.synced_revision = None
+        self.status.source_revision = self.status.synced_revision
+
+    # Reconciliation
+
+    async def _compare(self, message: Reconcile) -> None:
+        """Tell the source which buckets differ, and what is in them."""
+        mine = Digests(message.buckets)
+        async for key, kv in self._rows(message.values):
+            mine.add(key, item_of(key, kv.value if message.values else None))
+        differing = mine.differing(message.digests)
+        self._items = {}
+        if differing:
+            async for key, kv in self._rows(message.values):
+                if bucket_of(key, message.buckets) in differing:
+                    self._items[item_of(key, kv.value if message.values else None)] = key
+        if self._stopped:
+            return
+        self._busy = False
+        await self._send_entries(pack_buckets(differing, message.buckets))
+
+    async def _send_entries(self, bitmap: bytes) -> None:
+        items = b"".join(self._items)
+        step = PART // ITEM * ITEM
+        for offset in range(0, len(items), step):
+            self._outlet.send(Entries(self._name, bitmap, items[offset : offset + step], False))
+            bitmap = b""
+            await self._outlet.ready()
+        self._outlet.send(Entries(self._name, bitmap, b"", True))
+
+    async def _rows(self, values: bool) -> AsyncIterator[tuple[bytes, KeyValue]]:
+        rest, revision = self._keys, 0
+        while True:
+            page = await self._store.range(rest, revision=revision, limit=_PAGE, keys_only=not values)
+            for kv in page.kvs:
+                yield kv.key[len(self._prefix) :], kv
+            if not page.more or self._stopped:
+                return
+            rest = KeyRange(page.kvs[-1].key + b"\0", self._keys.end)
+
+    def _spawn(self, work: object) -> None:
+        spawn(work, self._broken)  # type: ignore[arg-type]
+
+    def _broken(self, error: Exception) -> None:
+        if not self._stopped:
+            self._outlet.broken(error)

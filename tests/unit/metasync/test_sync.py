@@ -1,0 +1,242 @@
+"""The sync between two memory stores, on a clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from metasync.keys import cursor_key
+from metasync.memory import MemoryStore
+from metasync.model import KeyRange, Put
+from metasync.testing import Recorder
+from tests.unit.metasync.pairs import FakeAddress, FakePeer, Pair, contents, delete, now, put
+
+
+class SyncTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.pair = Pair()
+        self.cloud, self.edge = self.pair.cloud, self.pair.edge
+
+    def connect(self) -> None:
+        self.pair.client.startService()
+        self.pair.settle()
+        self.addCleanup(self.pair.client.stopService)
+
+    def reconnect(self) -> None:
+        self.pair.endpoint.away = False
+        self.pair.settle(61)
+        self.assertTrue(self.pair.client.connected)
+
+    def disconnect(self) -> None:
+        self.pair.endpoint.away = True
+        self.pair.endpoint.cut()
+        self.pair.settle()
+        self.assertFalse(self.pair.client.connected)
+
+    def assertSynced(self) -> None:
+        for part in ("desired/", "reported/"):
+            self.assertEqual(contents(self.cloud, part), contents(self.edge, part))
+
+    def status(self, feed: str) -> dict[str, Any]:
+        return next(f for f in self.pair.client.status()["feeds"] if f["feed"] == feed)
+
+    def test_bothDirections(self) -> None:
+        put(self.cloud, desired_a="1", desired_b="2")
+        put(self.edge, reported_node="up")
+        self.connect()
+        self.assertEqual(contents(self.edge), {"desired/a": "1", "desired/b": "2", "reported/node": "up"})
+        self.assertEqual(contents(self.cloud), contents(self.edge))
+
+    def test_changesFollow(self) -> None:
+        self.connect()
+        put(self.cloud, desired_a="1", desired_b="2")
+        self.pair.settle()
+        delete(self.cloud, "desired_a")
+        put(self.edge, reported_x="1")
+        self.pair.settle()
+        self.assertEqual(contents(self.edge), {"desired/b": "2", "reported/x": "1"})
+        self.assertSynced()
+
+    def test_nothingElseIsMirrored(self) -> None:
+        put(self.cloud, reported_lie="1", other_x="1")
+        put(self.edge, desired_lie="1")
+        now(self.cloud.txn((), [Put(b"/kubebus/default/nodes/n10/desired/a", b"other")]))
+        self.connect()
+        self.assertEqual(contents(self.edge), {})
+        self.assertEqual(now(self.edge.range(KeyRange.prefix(b"/kubebus/default/nodes/n10/"))).kvs, ())
+
+    def test_aRevisionArrivesWhole(self) -> None:
+        self.connect()
+        recorder = Recorder()
+        self.edge.watch(KeyRange.prefix(b"/kubebus/default/nodes/"), 0, recorder)
+        put(self.cloud, desired_a="1", desired_b="1", desired_c="1")
+        self.pair.settle()
+        self.assertEqual([len(batch.events) for batch in recorder.batches], [3])
+
+    def test_deltaAfterADisconnect(self) -> None:
+        for i in range(50):
+            put(self.cloud, **{f"desired_{i}": "x" * 500})
+        self.connect()
+        self.disconnect()
+        for i in range(20):
+            put(self.cloud, desired_7=f"change {i}")
+        delete(self.cloud, "desired_8")
+        before = self.pair.endpoint.wire
+        recorder = Recorder()
+        self.edge.watch(KeyRange.prefix(b"/kubebus/default/nodes/"), 0, recorder)
+        self.reconnect()
+        self.assertSynced()
+        self.assertEqual([sorted(e.type.value for e in b.events) for b in recorder.batches], [["delete", "put"]])
+        self.assertLess(self.pair.endpoint.wire - before, 1000)
+
+    def test_afterACompactionTheDifferenceIsFound(self) -> None:
+        for i in range(100):
+            put(self.cloud, **{f"desired_{i}": "x" * 500})
+        self.connect()
+        self.disconnect()
+        put(self.cloud, desired_7="changed", desired_new="1", desired_tmp="1")
+        delete(self.cloud, "desired_8", "desired_9", "desired_tmp")
+        delete(self.cloud, "desired_10")
+        last = put(self.cloud, desired_10="reborn")
+        now(self.cloud.compact(last))
+        before = self.pair.endpoint.wire
+        recorder = Recorder()
+        self.edge.watch(KeyRange.prefix(b"/kubebus/default/nodes/"), 0, recorder)
+        self.reconnect()
+        self.assertSynced()
+        self.assertEqual(len(recorder.batches), 1)
+        self.assertEqual(len(recorder.batches[0].events), 5)
+        self.assertLess(self.pair.endpoint.wire - before, 3000)
+
+    def test_changesDuringTheReconciliation(self) -> None:
+        put(self.cloud, **{f"desired_{i}": "x" for i in range(100)})
+        self.connect()
+        self.disconnect()
+        now(self.cloud.compact(put(self.cloud, desired_a="1")))
+        self.pair.endpoint.away = False
+        self.pair.clock.advance(61)
+        for i in range(10):
+            put(self.cloud, desired_a=f"later {i}", **{f"desired_{i}": "later"})
+            self.pair.clock.advance(0)
+            self.pair.endpoint.pump()
+        self.pair.settle()
+        self.assertSynced()
+
+    def test_aRestoredSourceIsNoContinuation(self) -> None:
+        """The store is put back to an older state and written on, past the revision that was synced."""
+        put(self.cloud, desired_a="1")
+        self.connect()
+        put(self.cloud, desired_gone="1")
+        put(self.cloud, desired_a="2")
+        self.pair.settle()
+        self.disconnect()
+        old = self.cloud
+        restored = MemoryStore(self.pair.clock, identity=old.identity)
+        marks = now(old.range(KeyRange.prefix(b"/kubebus/default/sync/nonces/"))).kvs
+        now(restored.txn((), [Put(marks[0].key, marks[0].value)]))
+        put(restored, desired_a="1")
+        self.pair.serve(restored)
+        while restored.revision < old.revision + 5:
+            put(restored, other_x="1")
+        self.reconnect()
+        self.assertEqual(contents(self.edge, "desired/"), {"a": "1"})
+
+    def test_aNewEdgeStoreGetsEverything(self) -> None:
+        put(self.cloud, **{f"desired_{i}": "x" for i in range(100)})
+        self.connect()
+        self.disconnect()
+        self.pair.client.stopService()
+        self.pair.edge = self.edge = MemoryStore(self.pair.clock)
+        self.pair.client = self.pair.make_client()
+        self.pair.endpoint.away = False
+        self.connect()
+        self.assertSynced()
+
+    def test_theCursorComesWithTheChanges(self) -> None:
+        self.connect()
+        recorder = Recorder()
+        self.edge.watch(KeyRange.prefix(b"/kubebus/"), 0, recorder)
+        put(self.cloud, desired_a="1")
+        self.pair.settle()
+        (batch,) = recorder.batches
+        self.assertEqual(
+            sorted(event.kv.key for event in batch.events),
+            [b"/kubebus/default/nodes/n1/desired/a", cursor_key("default", "n1", "desired")],
+        )
+
+    def test_batchesFitTheTarget(self) -> None:
+        """Forty revisions of ten keys, and a target that takes 32 operations: whole revisions, as many as fit."""
+        self.pair.edge.max_txn_ops = 32
+        self.connect()
+        self.disconnect()
+        for i in range(40):
+            put(self.cloud, **{f"desired_{i}-{j}": "x" for j in range(10)})
+        recorder = Recorder()
+        self.edge.watch(KeyRange.prefix(b"/kubebus/default/nodes/"), 0, recorder)
+        self.reconnect()
+        self.assertSynced()
+        self.assertEqual({len(batch.events) for batch in recorder.batches}, {30, 10})
+
+    def test_aRevisionThatDoesNotFitHoldsUpItsFeedOnly(self) -> None:
+        self.pair.edge.max_txn_ops = 8
+        self.connect()
+        put(self.cloud, desired_a="1")
+        put(self.cloud, **{f"desired_{i}": "x" for i in range(10)})
+        put(self.cloud, desired_b="1")
+        put(self.edge, reported_x="1")
+        self.pair.settle()
+        self.assertEqual(contents(self.edge, "desired/"), {"a": "1"})
+        self.assertEqual(contents(self.cloud, "reported/"), {"x": "1"})
+        self.assertEqual(self.status("desired")["state"], "held")
+        self.assertIn("--max-txn-ops", self.status("desired")["error"])
+        self.pair.edge.max_txn_ops = 128
+        self.pair.settle(600)
+        self.assertSynced()
+        self.flushLoggedErrors()
+
+    def test_twoSessionsOfOneNodeApplyNothingTwice(self) -> None:
+        """An old session's delta arrives after a new session has moved the cursor: it is refused."""
+        put(self.cloud, desired_a="1")
+        self.connect()
+        second = self.pair.make_client()
+        versions = []
+        for i in range(5):
+            put(self.cloud, desired_a=f"{i}")
+            if i == 2:
+                second.startService()
+            self.pair.settle()
+            versions.append(now(self.edge.range(KeyRange.prefix(b"/kubebus/default/nodes/n1/desired/"))).kvs[0].version)
+        self.assertEqual(versions, [2, 3, 4, 5, 6])
+        second.stopService()
+
+    def test_onlyANodeOfThisNetworkIsServed(self) -> None:
+        for peer in (FakePeer(network="other"), FakePeer(role="router"), None):
+            self.assertIsNone(self.pair.server.buildProtocol(FakeAddress(peer)))
+
+    def test_status(self) -> None:
+        put(self.edge, reported_x="1")
+        self.connect()
+        cloud = self.pair.server.status()["nodes"]["n1"]
+        self.assertTrue(cloud["connected"])
+        self.assertEqual(self.status("reported")["state"], "live")
+        self.assertEqual((self.status("reported")["pending"], self.status("reported")["lagRevisions"]), (0, 0))
+        self.disconnect()
+        self.assertFalse(self.pair.client.status()["connected"])
+        self.assertEqual(self.pair.server.status()["nodes"], {})
+
+    def test_attemptsAreSpaced(self) -> None:
+        self.pair.endpoint.away = True
+        self.pair.client.startService()
+        self.pair.settle(600)
+        self.assertLess(self.pair.endpoint.connects, 20)
+        self.reconnect()
+        self.pair.client.stopService()
+
+    def test_anIdleCursorMovesOn(self) -> None:
+        self.connect()
+        before = self.status("desired")["syncedRevision"]
+        for _ in range(150):
+            put(self.cloud, other_x="1")
+        self.pair.settle(61)
+        self.assertGreaterEqual(self.status("desired")["syncedRevision"], before + 150)
