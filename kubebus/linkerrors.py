@@ -73,6 +73,12 @@ class LinkRefused(LinkError):
     code = "refused"
 
 
+class LinkRevoked(LinkRefused):
+    """The node's certificate was revoked."""
+
+    code = "revoked"
+
+
 class LinkShutdown(LinkError):
     """This side is stopping in good order."""
 

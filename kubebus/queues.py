@@ -70,6 +70,12 @@ class LinkQueues:
     def put_control(self, frame: bytes) -> None:
         self._control.append(frame)
 
+    def take_control(self) -> bytes:
+        """All control frames that wait: the last words of a link that ends."""
+        frames = b"".join(self._control)
+        self._control.clear()
+        return frames
+
     def put_packet(self, payload: bytes) -> bool:
         """Queue the payload of a PACKET frame; or drop it, count it, and return ``False``."""
         size = len(payload)

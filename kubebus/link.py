@@ -1,0 +1,324 @@
+"""One end of a link, on any ordinary transport: frames in and out, timers, back-pressure.
+
+What the frames mean is decided by :class:`~kubebus.session.LinkSession`, the streams, and the link's handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport, ITransport
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from kubebus.control import Hello, LinkConfig
+from kubebus.frames import CONTROL, PACKET, FrameParser, frame
+from kubebus.identity import InvalidIdentity, PeerIdentity
+from kubebus.linkerrors import LinkError, LinkRefused, RemoteProtocolError, TransportLost
+from kubebus.queues import LinkQueues, QueueCounters
+from kubebus.session import ConfigChanged, Effect, Ended, Greeted, LinkSession, Send, Side, Timing, Up
+from kubebus.status import LinkStatus
+from kubebus.streamtransport import LinkStreams, ServiceTable
+
+_CLOSE_TIMEOUT: Final = 1.0
+"""Seconds for the last words of a link; then the connection is aborted."""
+
+_MAX_ANSWERS: Final = 1024
+"""Control and window frames that may wait for a peer which asks and does not read."""
+
+
+class LinkHandler(Protocol):
+    """Who owns a link. ``link_lost`` is called exactly once, and last."""
+
+    def link_greeted(self, link: Link, hello: Hello) -> None:
+        """Router only: call ``link.accept`` or ``link.close``, now or later."""
+
+    def link_up(self, link: Link, hello: Hello) -> None: ...
+
+    def link_configured(self, link: Link, config: LinkConfig) -> None:
+        """Edge only: the router changed the node's configuration."""
+
+    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
+        """PACKET payloads, unchecked."""
+
+    def link_drained(self, link: Link) -> None:
+        """The peer takes data again after a pause, and the queues have been served."""
+
+    def link_lost(self, link: Link, error: LinkError) -> None: ...
+
+
+@implementer(IPushProducer)
+class Link(TwistedProtocol):
+    """The protocol of ALPN ``kubebus/1``.
+
+    :param host: this side's own identity.
+    :param identify: gives the peer's verified identity; asked when its hello is here, so after the handshake.
+    :ivar peer: who it is, once the link is up.
+    :ivar streams: the streams, once the link is up.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        side: Side,
+        host: PeerIdentity,
+        identify: Callable[[ITransport], PeerIdentity],
+        services: ServiceTable,
+        handler: LinkHandler,
+        timing: Timing | None = None,
+        agent: str = "",
+    ) -> None:
+        self.session = LinkSession(side, clock.seconds(), agent, timing=timing or Timing())
+        self.peer: PeerIdentity | None = None
+        self.streams: LinkStreams | None = None
+        self.received_bytes = self.sent_bytes = 0
+        self._clock, self._host, self._identify = clock, host, identify
+        self._services, self._handler = services, handler
+        self._parser = FrameParser()
+        self._queues = LinkQueues(self._next_stream_frames)
+        self._paused = False
+        # While frames are handled, what they cause to be sent is flushed once, at the end.
+        self._busy = False
+        self._timer: IDelayedCall | None = None
+        self._flush_call: IDelayedCall | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of packets that wait here."""
+        return self._queues.packet_bytes
+
+    @property
+    def counters(self) -> QueueCounters:
+        return self._queues.counters
+
+    @property
+    def remote_address(self) -> object:
+        """The address at the other end of the connection."""
+        return self._transport.getPeer()
+
+    # -- For the owner
+
+    def accept(self, epoch: int, config: LinkConfig) -> None:
+        """Router: let the greeted edge in."""
+        self._do(self.session.accept(epoch, config, self._clock.seconds()))
+
+    def configure(self, config: LinkConfig) -> None:
+        """Router: tell the edge its changed configuration."""
+        self._do(self.session.configure(config))
+
+    def close(self, error: LinkError) -> None:
+        """End the link; the peer is told why. ``link_lost`` is called before this returns."""
+        self._do(self.session.close(error))
+
+    def send_packet(self, payload: bytes) -> bool:
+        """Queue a PACKET payload for the next :meth:`flush`, or count it as dropped. Hot."""
+        return self._queues.put_packet(payload)
+
+    def flush(self) -> None:
+        """Write as much as the transport takes now, in order of service."""
+        queues, session = self._queues, self.session
+        if self.transport is None or session.has_ended:
+            return
+        sent_data = False
+        while not self._paused:
+            data, has_data = queues.next_batch()
+            if not data:
+                break
+            sent_data |= has_data
+            self.sent_bytes += len(data)
+            self.transport.write(data)
+        if sent_data and session.sent_data(self._clock.seconds()):
+            self._arm()
+
+    # -- IProtocol
+
+    def connectionMade(self) -> None:
+        transport = self._transport
+        if ITCPTransport.providedBy(transport) or hasattr(transport, "setTcpNoDelay"):
+            cast(ITCPTransport, transport).setTcpNoDelay(True)
+        # A transport that was lost in between stops its producer at once.
+        cast(ITCPTransport, transport).registerProducer(self, True)  # type: ignore[attr-defined]
+        self.session.started = self.session.last_received = self._clock.seconds()
+        self._do(self.session.start())
+        self._arm()
+
+    def dataReceived(self, data: bytes) -> None:
+        session = self.session
+        if session.has_ended:
+            return
+        now = self._clock.seconds()
+        self.received_bytes += len(data)
+        session.received(now)
+        self._busy = True
+        try:
+            self._frames(data, now)
+        except RemoteProtocolError as error:
+            self._do(session.close(error))
+        finally:
+            self._busy = False
+        self.flush()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._do(self.session.lost(TransportLost(f"the connection was lost: {reason.getErrorMessage()}")))
+        self._cancel_timer()
+
+    # -- IPushProducer: the transport says when it has room
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self.flush()
+        if not self._paused and not self.session.has_ended:
+            self._handler.link_drained(self)
+
+    def stopProducing(self) -> None:
+        self._paused = True
+
+    # -- Within
+
+    @property
+    def _transport(self) -> ITransport:
+        assert self.transport is not None
+        return self.transport
+
+    def _frames(self, data: bytes, now: float) -> None:
+        packets: list[bytes] = []
+        session = self.session
+        for kind, payload in self._parser.feed(data):
+            if kind == PACKET:
+                packets.append(payload)
+                continue
+            if kind == CONTROL:
+                self._do(session.control_received(payload, now))
+            else:
+                session.received_data(now)
+                if self.streams is not None:
+                    self.streams.multiplexer.frame_received(payload)
+            if session.has_ended:
+                return
+            self._check_answers()
+        if packets:
+            session.received_data(now)
+            self._handler.link_packets(self, packets)
+
+    def _check_answers(self) -> None:
+        waiting = self._queues.control_frames
+        if self.streams is not None:
+            waiting += self.streams.multiplexer.urgent_frames
+        if waiting > _MAX_ANSWERS:
+            # Being paused is no fault; asking for more and more answers without reading them is.
+            if not self._paused:
+                self._busy = False
+                self.flush()
+                self._busy = True
+                return
+            raise RemoteProtocolError(f"{waiting} answers wait, and the peer does not read them")
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(payload=payload):
+                    self._queues.put_control(frame(CONTROL, payload))
+                case Greeted(hello=hello):
+                    self._handler.link_greeted(self, hello)
+                case Up(hello=hello):
+                    self._up(hello)
+                case ConfigChanged(config=config):
+                    self._handler.link_configured(self, config)
+                case Ended(error=error):
+                    self._end(error)
+                    return
+        if effects:
+            self._arm()
+            self._flush_unless_busy()
+
+    def _up(self, hello: Hello) -> None:
+        try:
+            self.peer = self._identify(self._transport)
+        except InvalidIdentity as error:
+            self.close(LinkRefused(str(error)))
+            return
+        dialler = self.session.side is Side.EDGE
+        self.streams = LinkStreams(self._clock, self._host, self.peer, dialler, self._services, self._wake)
+        self._handler.link_up(self, hello)
+
+    def _end(self, error: LinkError) -> None:
+        """The session is over: say what it still had to say, and close."""
+        self._cancel_timer()
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
+        last_words = self._queues.take_control()
+        self._queues.clear()
+        transport = self.transport
+        if transport is not None and not isinstance(error, TransportLost):
+            transport.write(last_words)
+            # TLS waits for ever with loseConnection() while a producer is registered.
+            transport.unregisterProducer()  # type: ignore[attr-defined]
+            transport.loseConnection()
+            self._timer = self._clock.callLater(_CLOSE_TIMEOUT, self._abort)
+        if self.streams is not None:
+            self.streams.close(str(error))
+        self._handler.link_lost(self, error)
+
+    def _abort(self) -> None:
+        self._timer = None
+        abort = getattr(self._transport, "abortConnection", None)
+        if abort is not None:
+            abort()
+
+    def _next_stream_frames(self, budget: int) -> list[bytes]:
+        return [] if self.streams is None else self.streams.multiplexer.next_frames(budget)
+
+    def _wake(self) -> None:
+        """Streams have something to send: soon, so that more can join it."""
+        if not self._busy and self._flush_call is None and not self.session.has_ended:
+            self._flush_call = self._clock.callLater(0, self._flush_woken)
+
+    def _flush_woken(self) -> None:
+        self._flush_call = None
+        self.flush()
+
+    def _flush_unless_busy(self) -> None:
+        if not self._busy:
+            self.flush()
+
+    # The timer is never moved when traffic flows: when it fires early, it finds the real deadline.
+
+    def _arm(self) -> None:
+        if self.session.has_ended:
+            return
+        wait = max(0.0, self.session.deadline() - self._clock.seconds())
+        if self._timer is None:
+            self._timer = self._clock.callLater(wait, self._tick)
+        elif self._timer.getTime() > self._clock.seconds() + wait:
+            self._timer.reset(wait)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._do(self.session.tick(self._clock.seconds()))
+        self._arm()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def link_status(link: Link, address: str, since: float, last_seen: float) -> LinkStatus:
+    return LinkStatus(
+        address,
+        since,
+        last_seen,
+        link.session.rtt,
+        link.received_bytes,
+        link.sent_bytes,
+        link.counters.dropped,
+        link.backlog,
+        0 if link.streams is None else len(link.streams.multiplexer),
+    )

@@ -1,0 +1,368 @@
+# mypy: disallow-untyped-calls=False
+"""The router: it takes the links of edge nodes and makes one network of them and the cloud's subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kubebus.control import AdvertisedRoute, Close, Hello, LinkConfig, encode
+from kubebus.forwarding import Forwarder, Port
+from kubebus.frames import CONTROL, frame
+from kubebus.hostnetwork import HostNetwork, TunnelInterface
+from kubebus.identity import PeerIdentity, Role
+from kubebus.interfaces import IPNetwork, NodeAway, NodeRecord, RegistryError, Subscription
+from kubebus.link import Link, link_status
+from kubebus.linkerrors import LinkError, LinkRefused, LinkReplaced, LinkRevoked, LinkShutdown
+from kubebus.network import Network
+from kubebus.nodes import ClockEpochs, Epochs, MemberSource, NodeState, NodeWatcher
+from kubebus.session import Side, Timing
+from kubebus.status import NodeStatus, RouterStatus
+from kubebus.streamtransport import LinkStreams, ServiceTable, StreamEndpoint
+from kubebus.tundevice import OpenTun, TunDevice, tun_status
+
+_REVOKED: Final = "node {name!r} was revoked: it can only be enrolled anew"
+
+
+def farewell(why: str) -> bytes:
+    """What tells a peer that the listener refuses, in the link's protocol, why."""
+    return frame(CONTROL, encode(Close(LinkRefused.code, why)))
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """All that is known here of one node."""
+
+    record: NodeRecord
+    port: Port
+    since: float
+    link: Link | None = None
+    last_seen: float | None = None
+    peer_address: str = ""
+
+    @property
+    def subnets(self) -> tuple[IPNetwork, ...]:
+        return (*map(ip_network, self.record.addresses), *self.record.pod_subnets)
+
+    @property
+    def state(self) -> NodeState:
+        record = self.record
+        revoked = record.revoked_at is not None
+        return NodeState(record.name, record.addresses, record.pod_subnets, self.link is not None, self.since, revoked)
+
+
+@dataclass(slots=True)
+class RouterOptions:
+    """What a router can be told beside its network.
+
+    :ivar routers: ``host:port`` of every router of the network now, for the nodes to redial.
+    :ivar wallclock: UNIX seconds.
+    """
+
+    wallclock: Callable[[], float]
+    routers: Callable[[], Sequence[str]] = tuple
+    timing: Timing = field(default_factory=Timing)
+    agent: str = ""
+    epochs: Epochs | None = None
+
+
+class RouterService(Service):
+    """The router of one network. It offers :class:`~kubebus.interfaces.NodeStreams`.
+
+    :param identity: the router's own.
+    :param members: the enrolled nodes; addresses are learnt from here only, never from a node.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        network: Network,
+        identity: PeerIdentity,
+        members: MemberSource,
+        open_tun: OpenTun,
+        host: HostNetwork,
+        options: RouterOptions,
+    ) -> None:
+        self.network, self.identity = network, identity
+        self._reactor, self._members, self._open_tun, self._host = reactor, members, open_tun, host
+        self._options = options
+        self._wallclock = options.wallclock
+        self._epochs = options.epochs or ClockEpochs(options.wallclock)
+        self._services = ServiceTable()
+        self._nodes: dict[str, _Node] = {}
+        self._watchers: list[NodeWatcher] = []
+        # Every link that has not ended, greeted or not.
+        self._links: set[Link] = set()
+        self._interface = TunnelInterface(host, network.interface)
+        self._tun: TunDevice | None = None
+        self._subscription: Subscription | None = None
+        self._forwarder = Forwarder(self._write, network.mtu, network.router_addresses, reactor.seconds)
+        self._forwarder.add(Port("pool"), network.pools)
+        self._forwarder.add(self._forwarder.host, network.advertise)
+        self._forwarder.add(self._forwarder.host, map(ip_network, network.router_addresses))
+
+    # -- Service
+
+    def startService(self) -> None:
+        """
+        :raises TunError: if there can be no TUN device.
+        :raises HostNetworkError: if the host's network cannot be set up.
+        """
+        super().startService()
+        network = self.network
+        self._tun = self._open_tun(network.interface)
+        pools = [AdvertisedRoute(pool, True) for pool in network.pools]
+        self._interface.apply(network.router_addresses, pools, (), network.mtu)
+        for refused in self._interface.refused:
+            self.log.error("Network {network}: {why}", network=network.name, why=refused.why)
+        self._host.forward(ipv6=self._host.has_ipv6())
+        self._tun.start(self._forwarder.from_host)
+        self._subscription = self._members.subscribe(self._member_changed)
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        if self._subscription is not None:
+            self._subscription.cancel()
+        for link in list(self._links):
+            link.close(LinkShutdown(f"{self.identity} is stopping"))
+        if self._tun is not None:
+            self._interface.undo()
+            self._host.restore_forwarding()
+            self._tun.close()
+            self._tun = None
+        return None
+
+    # -- Links
+
+    def build_link(self, identity: PeerIdentity | None, address: IAddress) -> Link:
+        """The protocol for a connection of ALPN ``kubebus/1`` whose peer's certificate was verified."""
+        assert identity is not None, "links are for members only"
+        peer = identity
+        handler = _NodeLink(self, peer, getattr(address, "host", str(address)))
+        link = Link(
+            self._reactor,
+            Side.ROUTER,
+            self.identity,
+            lambda _: peer,
+            self._services,
+            handler,
+            self._options.timing,
+            self._options.agent,
+        )
+        self._links.add(link)
+        return link
+
+    def cut(self, node: str, reason: str) -> bool:
+        """Close the live link of a node at once, for a reason it is told. Whether there was one."""
+        known = self._nodes.get(node)
+        if known is None or known.link is None:
+            return False
+        known.link.close(LinkRevoked(reason))
+        return True
+
+    def is_live(self, node: str) -> bool:
+        known = self._nodes.get(node)
+        return known is not None and known.link is not None
+
+    # -- NodeStreams
+
+    def serve(self, service: str, factory: IProtocolFactory) -> None:
+        self._services.serve(service, factory)
+
+    def node_endpoint(self, node: str, service: str) -> IStreamClientEndpoint:
+        return StreamEndpoint(lambda: self._streams_of(node), service)
+
+    # -- Directory
+
+    def subscribe(self, changed: NodeWatcher) -> None:
+        """Call ``changed(name, node)`` for every node now, then at every change (``None``: removed for good)."""
+        self._watchers.append(changed)
+        for name, node in list(self._nodes.items()):
+            changed(name, node.state)
+
+    def status(self) -> RouterStatus:
+        network = self.network
+        return RouterStatus(
+            network.name,
+            self.identity.name,
+            network.router_addresses,
+            network.pools,
+            network.advertise,
+            tuple(refused.why for refused in self._interface.refused),
+            tun_status(network.interface, network.mtu, self._tun),
+            tuple(self._node_status(node) for _, node in sorted(self._nodes.items())),
+        )
+
+    # -- Within: members
+
+    def _member_changed(self, name: str, record: NodeRecord | None) -> None:
+        node = self._nodes.get(name)
+        if record is None:
+            if node is not None:
+                self._forget(node)
+            return
+        if node is None:
+            node = self._nodes[name] = _Node(record, Port(name), self._wallclock())
+        elif record == node.record:
+            return
+        else:
+            self._forwarder.remove(node.port, node.subnets)
+            moved = (record.addresses, record.pod_subnets) != (node.record.addresses, node.record.pod_subnets)
+            node.record = record
+            if moved and node.link is not None:
+                node.link.configure(self._config(record))
+        self._forwarder.add(node.port, node.subnets)
+        if record.revoked_at is not None:
+            self.cut(name, _REVOKED.format(name=name))
+        self._tell(node)
+
+    def _forget(self, node: _Node) -> None:
+        name = node.record.name
+        self._forwarder.remove(node.port, node.subnets)
+        del self._nodes[name]
+        if node.link is not None:
+            node.link.close(LinkRefused(f"node {name!r} was removed"))
+        for watcher in self._watchers:
+            watcher(name, None)
+
+    def _tell(self, node: _Node) -> None:
+        for watcher in self._watchers:
+            watcher(node.record.name, node.state)
+
+    # -- Within: links; called by _NodeLink
+
+    def greeted(self, link: Link, peer: PeerIdentity) -> None:
+        Deferred.fromCoroutine(self._decide(link, peer)).addErrback(self._decision_failed, link, peer)
+
+    async def _decide(self, link: Link, peer: PeerIdentity) -> None:
+        if peer.network != self.network.name or peer.role is not Role.NODE:
+            link.close(LinkRefused(f"{peer} has no link here: this is a router of network {self.network.name!r}"))
+            return
+        try:
+            record = await self._members.node(peer.name)
+            epoch = await self._epochs.claim(peer.name)
+        except RegistryError as error:
+            link.close(LinkRefused(f"the router cannot look up node {peer.name!r} now: {error}"))
+            return
+        if record is None:
+            link.close(LinkRefused(f"node {peer.name!r} is not enrolled here"))
+        elif record.revoked_at is not None:
+            link.close(LinkRevoked(_REVOKED.format(name=peer.name)))
+        elif not link.session.has_ended:
+            # What is in the registry may come here before the subscription tells it.
+            self._member_changed(peer.name, record)
+            link.accept(epoch, self._config(record))
+
+    def _decision_failed(self, failure: Failure, link: Link, peer: PeerIdentity) -> None:
+        self.log.failure("Deciding about the link of {peer} failed", failure, peer=peer)
+        link.close(LinkRefused("the router failed"))
+
+    def joined(self, link: Link, peer: PeerIdentity, address: str) -> None:
+        node = self._nodes[peer.name]
+        old, node.link = node.link, link
+        node.peer_address = address
+        node.port.outlet = link
+        if old is not None:
+            old.close(LinkReplaced(f"a newer session of node {peer.name!r} from {address} took over"))
+        node.since = self._wallclock()
+        self.log.info("Node {node} is connected from {address}", node=peer.name, address=address)
+        self._tell(node)
+
+    def packets(self, link: Link, peer: PeerIdentity, payloads: list[bytes]) -> None:
+        node = self._nodes.get(peer.name)
+        if node is not None and node.link is link:
+            self._forwarder.from_link(node.port, payloads)
+
+    def left(self, link: Link, peer: PeerIdentity, address: str, error: LinkError) -> None:
+        self._links.discard(link)
+        node = self._nodes.get(peer.name)
+        if node is None or node.link is not link:
+            self.log.info("A link of {peer} from {address} ended: {why}", peer=peer, address=address, why=str(error))
+            return
+        node.link = node.port.outlet = None
+        node.last_seen = self._last_seen(link)
+        node.since = self._wallclock()
+        self.log.info("Node {node} is away: {why}", node=peer.name, why=str(error))
+        self._tell(node)
+
+    # -- Within: the rest
+
+    def _write(self, payload: bytes) -> bool:
+        return self._tun is not None and self._tun.write(payload)
+
+    def _config(self, record: NodeRecord) -> LinkConfig:
+        network = self.network
+        routes = [AdvertisedRoute(pool, True) for pool in network.pools]
+        routes += [AdvertisedRoute(subnet) for subnet in network.advertise]
+        return LinkConfig(
+            network.name,
+            record.name,
+            record.addresses,
+            record.pod_subnets,
+            tuple(routes),
+            network.router_addresses,
+            network.mtu,
+            tuple(self._options.routers()),
+            self._wallclock(),
+        )
+
+    def _streams_of(self, name: str) -> LinkStreams:
+        node = self._nodes.get(name)
+        if node is None or node.link is None or node.link.streams is None:
+            raise NodeAway(f"node {name!r} is not connected")
+        return node.link.streams
+
+    def _last_seen(self, link: Link) -> float:
+        return self._wallclock() - (self._reactor.seconds() - link.session.last_received)
+
+    def _node_status(self, node: _Node) -> NodeStatus:
+        record, counters, link = node.record, node.port.counters, node.link
+        return NodeStatus(
+            record.name,
+            record.addresses,
+            record.pod_subnets,
+            link is not None,
+            record.revoked_at is not None,
+            node.since,
+            node.last_seen if link is None else self._last_seen(link),
+            counters.spoofed,
+            counters.malformed,
+            counters.unroutable,
+            counters.away,
+            None if link is None else link_status(link, node.peer_address, node.since, self._last_seen(link)),
+        )
+
+
+class _NodeLink:
+    """Tells the router what happens on one link, and whose it is."""
+
+    def __init__(self, router: RouterService, peer: PeerIdentity, address: str) -> None:
+        self._router, self._peer, self._address = router, peer, address
+
+    def link_greeted(self, link: Link, hello: Hello) -> None:
+        self._router.greeted(link, self._peer)
+
+    def link_up(self, link: Link, hello: Hello) -> None:
+        self._router.joined(link, self._peer, self._address)
+
+    def link_configured(self, link: Link, config: LinkConfig) -> None:
+        raise AssertionError("a node does not configure its router")
+
+    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
+        self._router.packets(link, self._peer, payloads)
+
+    def link_drained(self, link: Link) -> None:
+        pass
+
+    def link_lost(self, link: Link, error: LinkError) -> None:
+        self._router.left(link, self._peer, self._address, error)

@@ -1,0 +1,176 @@
+"""The TUN device of Linux (``/dev/net/tun``) on the reactor.
+
+``IFF_VNET_HDR`` with offloads lets the kernel hand over TCP flows as packets of up to 64 KB, which it cuts into
+segments, or never needs to, at the other end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import struct
+import sys
+from typing import Final
+
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from kubebus.packets import HEADER_SIZE, swap_header
+from kubebus.tundevice import Receiver, TunCounters, TunError
+
+# linux/if_tun.h
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_TUN_F_CSUM: Final = 0x01
+_TUN_F_TSO4: Final = 0x02
+_TUN_F_TSO6: Final = 0x04
+_TUN_F_TSO_ECN: Final = 0x08
+_NR_SETIFF: Final = 202
+_NR_SETOFFLOAD: Final = 208
+_NR_SETVNETLE: Final = 220
+
+_OFFLOADS: Final = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN
+
+_READ_SIZE: Final = HEADER_SIZE + 65535
+_BATCH_PACKETS: Final = 32
+_BATCH_BYTES: Final = 256 * 1024
+
+_log = Logger()
+
+
+def ioctl_write(number: int, machine: str, size: int = 4) -> int:
+    """The request ``_IOW('T', number, <size bytes>)``, whose layout differs by architecture.
+
+    MIPS, PowerPC, SPARC and Alpha have 13 bits of size and 3 of direction with ``write`` = 4
+    (``arch/*/include/uapi/asm/ioctl.h``), all others 14 and 2 with ``write`` = 1.
+    """
+    old = machine.startswith(("mips", "ppc", "powerpc", "sparc", "alpha"))
+    direction = 4 << 29 if old else 1 << 30
+    return direction | size << 16 | ord("T") << 8 | number
+
+
+def open_tun(reactor: IReactorFDSet, name: str) -> LinuxTun:
+    """Make the TUN device ``name``; it is gone when it is closed, or the process ends.
+
+    :raises TunError: if it cannot be made; the message says what to do.
+    """
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise TunError(
+            f"/dev/net/tun cannot be opened ({error.strerror}): run as root, and load the module with 'modprobe tun'"
+        ) from None
+    try:
+        swapped = _configure(fd, name)
+    except OSError as error:
+        os.close(fd)
+        hint = "another process has it; choose another name" if error.errno == errno.EBUSY else "root is needed"
+        raise TunError(f"TUN device {name!r} cannot be made ({error.strerror}): {hint}") from None
+    return LinuxTun(reactor, name, fd, swapped)
+
+
+def _configure(fd: int, name: str) -> bool:
+    """Whether the device speaks the host's byte order, and the host is big-endian."""
+    machine = platform.machine()
+    request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR)
+    fcntl.ioctl(fd, ioctl_write(_NR_SETIFF, machine), request)
+    fcntl.ioctl(fd, ioctl_write(_NR_SETOFFLOAD, machine), _OFFLOADS)
+    try:
+        fcntl.ioctl(fd, ioctl_write(_NR_SETVNETLE, machine), struct.pack("i", 1))
+    except OSError:
+        # Before Linux 4.2 headers are in the host's byte order.
+        return sys.byteorder == "big"
+    return False
+
+
+@implementer(IReadDescriptor)
+class LinuxTun:
+    """A :class:`~kubebus.tundevice.TunDevice`.
+
+    :param swapped: whether the kernel's virtio-net headers are big-endian.
+    """
+
+    def __init__(self, reactor: IReactorFDSet, name: str, fd: int, swapped: bool = False) -> None:
+        self.name = name
+        self.counters = TunCounters()
+        self._reactor, self._fd, self._swapped = reactor, fd, swapped
+        self._receiver: Receiver | None = None
+        self._paused = False
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        if not self._paused:
+            self._reactor.addReader(self)
+
+    def write(self, payload: bytes) -> bool:
+        counters = self.counters
+        try:
+            os.write(self._fd, swap_header(payload) if self._swapped else payload)
+        except OSError:
+            # The interface is down, or the kernel's queue is full, or it knows better than check_packet().
+            counters.refused += 1
+            return False
+        counters.written += 1
+        counters.written_bytes += len(payload) - HEADER_SIZE
+        return True
+
+    def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._reactor.removeReader(self)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self._receiver is not None and self._fd >= 0:
+                self._reactor.addReader(self)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._reactor.removeReader(self)
+            os.close(self._fd)
+            self._fd = -1
+
+    # IReadDescriptor
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def logPrefix(self) -> str:
+        return f"tun {self.name}"
+
+    def doRead(self) -> None:
+        packets: list[bytes] = []
+        size = 0
+        fd = self._fd
+        try:
+            while len(packets) < _BATCH_PACKETS and size < _BATCH_BYTES:
+                payload = os.read(fd, _READ_SIZE)
+                packets.append(payload)
+                size += len(payload)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            # EIO: somebody has set the interface down. It is readable again when it is up.
+            if error.errno != errno.EIO:
+                self._lost(error)
+                return
+        if packets:
+            if self._swapped:
+                packets = [swap_header(payload) for payload in packets]
+            self.counters.read += len(packets)
+            self.counters.read_bytes += size - HEADER_SIZE * len(packets)
+            if self._receiver is not None:
+                self._receiver(packets)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.close()
+
+    def _lost(self, error: OSError) -> None:
+        _log.error("TUN device {name} is gone: {error}", name=self.name, error=error)
+        self._reactor.removeReader(self)
