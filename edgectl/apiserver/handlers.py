@@ -1,0 +1,198 @@
+"""Carries out one request on objects: chooses the verb, reads the body, gives the answer its form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from edgectl.apiserver import errors, subresources
+from edgectl.apiserver.negotiate import Form
+from edgectl.apiserver.patch import PatchFailed, json_patch, merge
+from edgectl.apiserver.resources import Resource
+from edgectl.apiserver.routes import Target, delete_options, list_options, write_options
+from edgectl.apiserver.schema_all import schema
+from edgectl.apiserver.strategic import strategic_merge
+from edgectl.apiserver.verbs import Api, WriteOptions
+
+Obj = dict[str, Any]
+Answer = tuple[int, Obj, list[str]]
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+_JSON_TYPES = ("", "application/json")
+_PATCH_TYPES = ", ".join((JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH))
+
+
+def parse_body(body: bytes) -> Any:
+    """The JSON of a body.
+
+    :raises ApiError: (400) if it is none.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise errors.bad_request(f"the body of the request is not JSON: {error}") from None
+
+
+class Handlers:
+    """Requests on the objects of one API."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    async def handle(
+        self, method: str, target: Target, query: Mapping[str, str], content_type: str, body: bytes, form: Form
+    ) -> Answer:
+        """The code, the answer and what to warn of. Raises ApiError and the store's errors."""
+        if target.subresource and target.subresource not in ("status", "finalize"):
+            return await self._special(method, target, query, content_type, body)
+        if method in ("GET", "HEAD"):
+            return 200, await self._read(target, query, form), []
+        if method == "DELETE":
+            return await self._delete(target, query, content_type, body, form)
+        if bool(target.name) is (method == "POST"):
+            raise errors.method_not_allowed()
+        options = write_options(query)
+        if method == "POST":
+            obj = await self._create(target, content_type, body, options)
+        elif method == "PUT":
+            obj = await self._update(target, content_type, body, options)
+        else:
+            obj = await self._patch(target, query, content_type, body, options)
+        code = 201 if method == "POST" else 200
+        return code, form.one(target.resource, obj), options.warnings
+
+    async def _read(self, target: Target, query: Mapping[str, str], form: Form) -> Obj:
+        if target.name:
+            obj = await self.api.get(target.resource, target.namespace, target.name)
+            return form.one(target.resource, obj)
+        found = await self.api.list(target.resource, target.namespace, list_options(query))
+        meta: Obj = {"resourceVersion": str(found.revision)}
+        if found.continue_token:
+            meta |= {"continue": found.continue_token, "remainingItemCount": found.remaining}
+        return form.many(target.resource, found.items, meta)
+
+    async def _create(self, target: Target, content_type: str, body: bytes, options: WriteOptions) -> Obj:
+        if target.resource.namespaced and not target.namespace:
+            raise errors.method_not_allowed()
+        data = _json_body(content_type, body)
+        return await self.api.create(target.resource, target.namespace, data, options)
+
+    async def _update(self, target: Target, content_type: str, body: bytes, options: WriteOptions) -> Obj:
+        data = _json_body(content_type, body)
+        return await self.api.update(target.resource, target.namespace, target.name, data, options, target.subresource)
+
+    async def _patch(
+        self, target: Target, query: Mapping[str, str], content_type: str, body: bytes, options: WriteOptions
+    ) -> Obj:
+        if content_type == APPLY_PATCH:
+            raise errors.unsupported_media_type(", ".join((JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)))
+        data = parse_body(body)
+        return await self.api.change(
+            target.resource,
+            target.namespace,
+            target.name,
+            lambda old: patched(target.resource.kind, old, content_type, data, target.resource),
+            options,
+            target.subresource,
+        )
+
+    async def _delete(
+        self, target: Target, query: Mapping[str, str], content_type: str, body: bytes, form: Form
+    ) -> Answer:
+        options = delete_options(query, _json_body(content_type, body) if body else None)
+        resource = target.resource
+        if not target.name:
+            found = await self.api.delete_collection(resource, target.namespace, list_options(query), options)
+            return 200, form.many(resource, found.items, {"resourceVersion": str(found.revision)}), []
+        obj, gone = await self.api.delete(resource, target.namespace, target.name, options)
+        if gone and not resource.graceful:
+            return 200, _deleted(resource, obj), []
+        return 200, form.one(resource, obj), []
+
+    async def _special(
+        self, method: str, target: Target, query: Mapping[str, str], content_type: str, body: bytes
+    ) -> Answer:
+        options = write_options(query)
+        if target.subresource == "binding" and method == "POST":
+            data = _json_body(content_type, body)
+            return 201, await subresources.bind(self.api, target.namespace, target.name, data, options), []
+        if target.subresource == "scale":
+            return await self._scale(method, target, content_type, body, options)
+        raise errors.method_not_allowed()
+
+    async def _scale(
+        self, method: str, target: Target, content_type: str, body: bytes, options: WriteOptions
+    ) -> Answer:
+        if method in ("GET", "HEAD"):
+            obj = await self.api.get(target.resource, target.namespace, target.name)
+            return 200, subresources.scale_of(obj), []
+        if method == "PUT":
+            wanted = _json_body(content_type, body)
+
+            def edit(old: Obj) -> Any:
+                return wanted
+
+        elif method == "PATCH":
+            data = parse_body(body)
+
+            def edit(old: Obj) -> Any:
+                return patched("Scale", old, content_type, data, target.resource)
+
+        else:
+            raise errors.method_not_allowed()
+        obj = await self.api.change(
+            target.resource, target.namespace, target.name, lambda old: subresources.scaled(old, edit), options
+        )
+        return 200, subresources.scale_of(obj), options.warnings
+
+
+def _json_body(content_type: str, body: bytes) -> Any:
+    if content_type not in _JSON_TYPES:
+        raise errors.unsupported_media_type("application/json")
+    return parse_body(body)
+
+
+def patched(type_name: str, old: Obj, content_type: str, data: Any, resource: Resource) -> Any:
+    """What a patch makes of an object.
+
+    :raises ApiError: if the patch is malformed (400), does not apply (422) or has an unknown media type (415).
+    """
+    try:
+        if content_type == JSON_PATCH:
+            return json_patch(old, data)
+        if content_type == MERGE_PATCH:
+            if not isinstance(data, dict):
+                raise errors.bad_request("a merge patch of an object is an object")
+            return merge(old, data)
+        if content_type == STRATEGIC_PATCH:
+            return strategic_merge(schema(), old, data, type_name)
+    except PatchFailed as error:
+        if content_type == JSON_PATCH:
+            message = f"the server rejected our request due to an error in our request: {error}"
+            raise errors.ApiError(422, "Invalid", message) from None
+        raise errors.bad_request(str(error)) from None
+    raise errors.unsupported_media_type(_PATCH_TYPES)
+
+
+def _deleted(resource: Resource, obj: Obj) -> Obj:
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {
+            key: value
+            for key, value in {
+                "name": obj["metadata"]["name"],
+                "group": resource.group,
+                "kind": resource.plural,
+                "uid": obj["metadata"]["uid"],
+            }.items()
+            if value
+        },
+    }

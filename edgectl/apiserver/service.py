@@ -1,0 +1,147 @@
+"""The embedded control plane as a service: API, scheduler and controllers on one store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from edgectl.apiserver.cache import WatchCache
+from edgectl.apiserver.errors import ApiError
+from edgectl.apiserver.handlers import Handlers
+from edgectl.apiserver.identity import StaticTokens, TokenAuthenticator, User
+from edgectl.apiserver.resources import NAMESPACE
+from edgectl.apiserver.site import ApiResource, ApiSite
+from edgectl.apiserver.storage import ObjectStore
+from edgectl.apiserver.verbs import Api
+from edgectl.scheduler import Scheduler
+from edgectl.workloads.namespaces import NamespaceController
+from metasync.interfaces import Store
+
+SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+
+
+@dataclass(frozen=True, slots=True)
+class ServingTLS:
+    """PEM: the server's certificate (its chain after it) and key, and the authorities of client certificates."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes
+
+
+def tls_options(tls: ServingTLS) -> CertificateOptions:
+    """TLS that asks for a client certificate but does without: a bearer token will do as well."""
+    first, *chain = x509.load_pem_x509_certificates(tls.certificate)
+    authorities = x509.load_pem_x509_certificates(tls.client_ca)
+    trusted = trustRootFromCertificates([_twisted(one) for one in authorities])
+    # pyOpenSSL takes cryptography's objects; Twisted's annotations do not say so yet.
+    key: Any = load_pem_private_key(tls.key, None)
+    leaf: Any = first
+    others: Any = chain
+    options = CertificateOptions(
+        privateKey=key,
+        certificate=leaf,
+        extraCertChain=others,
+        trustRoot=trusted,
+        acceptableProtocols=[b"http/1.1"],
+    )
+    options.requireCertificate = False
+    return options
+
+
+def _twisted(certificate: x509.Certificate) -> Certificate:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return Certificate.loadPEM(certificate.public_bytes(Encoding.PEM))
+
+
+class EmbeddedControlPlane(Service):
+    """The Kubernetes API of one network, on its store.
+
+    :param endpoint: where to listen (TCP; TLS is put on top).
+    :param tokens: bearer tokens that are let in, beside client certificates.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        store: Store,
+        network: str,
+        endpoint: IStreamServerEndpoint,
+        tls: ServingTLS,
+        *,
+        tokens: Mapping[str, User] | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._tls = tls
+        self.objects = ObjectStore(store, network)
+        self.cache = WatchCache(reactor, self.objects)
+        self.api = Api(reactor, self.objects, self.cache)
+        authenticators: Sequence[TokenAuthenticator] = (StaticTokens(tokens or {}),)
+        self.resource = ApiResource(reactor, Handlers(self.api), authenticators)
+        self.site = ApiSite(reactor, self.resource)
+        self._controllers = (Scheduler(reactor, self.api), NamespaceController(reactor, self.api))
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        Deferred.fromCoroutine(self.begin()).addErrback(self._fatal)
+
+    async def begin(self) -> IListeningPort:
+        """Read the store, start the controllers and listen; :meth:`startService` does it too."""
+        await self.cache.start()
+        for name in SYSTEM_NAMESPACES:
+            await self._ensure_namespace(name)
+        for controller in self._controllers:
+            controller.start()
+        factory = TLSMemoryBIOFactory(tls_options(self._tls), False, self.site, self._reactor)
+        self._port = await self._endpoint.listen(factory)
+        self.log.info("the embedded Kubernetes API listens on {address}", address=self._port.getHost())
+        return self._port
+
+    @property
+    def port(self) -> IListeningPort | None:
+        """The port while it listens."""
+        return self._port
+
+    def _fatal(self, failure: Failure) -> None:
+        self.log.failure("the embedded control plane cannot start", failure)
+        if self._reactor.running:
+            self._reactor.stop()
+
+    async def _ensure_namespace(self, name: str) -> None:
+        if self.cache.get(NAMESPACE, "", name) is None:
+            try:
+                await self.api.create(NAMESPACE, "", {"metadata": {"name": name}})
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+
+    async def stopService(self) -> None:
+        """Stop listening and watching. The store is left open: it is the caller's."""
+        super().stopService()
+        for controller in self._controllers:
+            controller.stop()
+        self.cache.stop()
+        port, self._port = self._port, None
+        if port is not None:
+            await _maybe(port.stopListening())
+
+
+async def _maybe(result: object) -> None:
+    if isinstance(result, Deferred):
+        await result

@@ -1,0 +1,376 @@
+"""What can be done with objects: the verbs of the API, without HTTP. The controllers use them directly.
+
+All methods raise :class:`~edgectl.apiserver.errors.ApiError` for what the API refuses and the store's errors for
+what the store cannot do.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from edgectl.apiserver import errors, meta
+from edgectl.apiserver.cache import WatchCache
+from edgectl.apiserver.decode import Decoder, WrongShape, missing
+from edgectl.apiserver.resources import NAMESPACE, Resource
+from edgectl.apiserver.schema_all import schema
+from edgectl.apiserver.selectors import predicate
+from edgectl.apiserver.storage import ObjectStore
+from edgectl.apiserver.strategy import strategy_of
+from metasync.interfaces import Compacted, FutureRevision
+
+Obj = dict[str, Any]
+
+TRIES = 16
+"""How often a change that names no version is tried again when another came between."""
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """``validation`` is ``Strict``, ``Warn`` or ``Ignore``: what becomes of unknown fields. ``warnings`` collects."""
+
+    dry_run: bool = False
+    validation: str = "Ignore"
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteOptions:
+    """``grace`` in seconds (``None``: the object's own). ``propagation`` is ``Background|Foreground|Orphan``."""
+
+    grace: int | None = None
+    propagation: str = "Background"
+    uid: str = ""
+    resource_version: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    label_selector: str = ""
+    field_selector: str = ""
+    limit: int = 0
+    continue_token: str = ""
+    resource_version: str = ""
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListResult:
+    items: list[Obj]
+    revision: int
+    continue_token: str = ""
+    remaining: int = 0
+
+
+class Api:
+    """The objects of one network."""
+
+    def __init__(self, reactor: IReactorTime, objects: ObjectStore, cache: WatchCache) -> None:
+        self._reactor = reactor
+        self.objects = objects
+        self.cache = cache
+
+    def seconds(self) -> float:
+        """The time now, in UNIX seconds."""
+        return self._reactor.seconds()
+
+    # -- reading
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Obj:
+        found = await self.objects.get(resource, namespace, name)
+        if found is None:
+            raise errors.not_found(resource.group, resource.plural, name)
+        return found
+
+    async def list(self, resource: Resource, namespace: str, options: ListOptions) -> ListResult:
+        """The objects of a kind; ``namespace`` empty: of all namespaces. Pages are of one revision."""
+        selected = predicate(resource, options.label_selector, options.field_selector)
+        revision, start = _position(options)
+        items: list[Obj] = []
+        while True:
+            try:
+                want = max(options.limit - len(items), 0)
+                page = await self.objects.page(resource, namespace, revision=revision, limit=want, start=start)
+            except (Compacted, FutureRevision):
+                raise errors.expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a "
+                    "new list without the continue parameter."
+                ) from None
+            revision = page.revision
+            items += [one for one in page.items if selected(one)]
+            if page.next_key is None:
+                return ListResult(items, revision)
+            if len(items) >= options.limit:
+                return ListResult(items, revision, _token(revision, page.next_key), page.remaining)
+            start = page.next_key
+
+    # -- creating
+
+    def read(self, resource: Resource, data: Any, options: WriteOptions) -> Obj:
+        """A client's object as its type says.
+
+        :raises ApiError: (400) if it is another kind, has the wrong shape, or unknown fields under ``Strict``.
+        """
+        if not isinstance(data, dict):
+            raise errors.bad_request("the body of the request is not an object")
+        api_version, kind = data.get("apiVersion"), data.get("kind")
+        if kind not in (None, "", resource.kind):
+            raise errors.bad_request(
+                f"the kind in the data ({kind}) does not match the expected kind ({resource.kind})"
+            )
+        if api_version not in (None, "", resource.api_version):
+            raise errors.bad_request(
+                f"the API version in the data ({api_version}) does not match the expected API version "
+                f"({resource.api_version})"
+            )
+        obj = self._decoded(data, resource.kind, resource.version, options)
+        obj.get("metadata", {}).pop("managedFields", None)
+        return {"apiVersion": resource.api_version, "kind": resource.kind, **_without_type(obj)}
+
+    def _decoded(self, data: Obj, kind: str, version: str, options: WriteOptions) -> Obj:
+        decoder = Decoder(schema())
+        try:
+            obj = decoder.decode(data, kind)
+        except WrongShape as error:
+            message = f'{kind} in version "{version}" cannot be handled as a {kind}: {error}'
+            raise errors.bad_request(message) from None
+        unknown = [f'unknown field "{path}"' for path in decoder.unknown]
+        if unknown and options.validation == "Strict":
+            raise errors.bad_request(f"strict decoding error: {', '.join(unknown)}")
+        if options.validation == "Warn":
+            options.warnings.extend(unknown)
+        return obj
+
+    async def create(self, resource: Resource, namespace: str, data: Any, options: WriteOptions | None = None) -> Obj:
+        options = options or WriteOptions()
+        obj = self.read(resource, data, options)
+        meta.prepare_create(resource, obj, namespace, self._reactor.seconds())
+        if resource.has_status:
+            obj.pop("status", None)
+        strategy_of(resource).default(obj, created=True)
+        self._validate(resource, obj)
+        for _ in range(TRIES):
+            conditions = []
+            if resource.namespaced:
+                conditions.append(self.objects.still(NAMESPACE, await self._live_namespace(resource, obj)))
+            if options.dry_run:
+                created = None if await self._exists(resource, obj) else obj
+            else:
+                created = await self.objects.create(resource, obj, conditions)
+            if created is not None:
+                return created
+            if await self._exists(resource, obj):
+                raise errors.already_exists(resource.group, resource.plural, obj["metadata"]["name"])
+        raise errors.unavailable(f"the namespace {namespace} keeps changing; try again")
+
+    async def _exists(self, resource: Resource, obj: Obj) -> bool:
+        meta_ = obj["metadata"]
+        return await self.objects.get(resource, meta_.get("namespace", ""), meta_["name"]) is not None
+
+    async def _live_namespace(self, resource: Resource, obj: Obj) -> Obj:
+        name = obj["metadata"]["namespace"]
+        namespace = await self.get(NAMESPACE, "", name)
+        if "deletionTimestamp" in namespace["metadata"]:
+            why = f"unable to create new content in namespace {name} because it is being terminated"
+            raise errors.forbidden(resource.group, resource.plural, obj["metadata"]["name"], why)
+        return namespace
+
+    def _validate(self, resource: Resource, obj: Obj, old: Obj | None = None) -> None:
+        strategy = strategy_of(resource)
+        name = obj["metadata"].get("name", "")
+        if not name:
+            causes = [errors.required("metadata.name", "name or generateName is required")]
+        else:
+            causes = meta.metadata_causes(obj["metadata"], strategy.name_rule)
+            causes += missing(schema(), obj, resource.kind)
+        if not causes:
+            causes = strategy.causes(obj)
+        if old is not None and not causes:
+            causes = strategy.update_causes(obj, old)
+        if causes:
+            raise errors.invalid(resource.group, resource.kind, name, causes)
+
+    # -- changing
+
+    async def update(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        data: Any,
+        options: WriteOptions | None = None,
+        subresource: str = "",
+    ) -> Obj:
+        """Replace an object; with ``subresource`` ``status`` only its status."""
+        options = options or WriteOptions()
+        obj = self.read(resource, data, options)
+        if obj.get("metadata", {}).get("name", name) != name:
+            raise errors.bad_request(
+                f"the name of the object ({obj['metadata']['name']}) does not match the name on the URL ({name})"
+            )
+        meta.place_in_namespace(resource, obj.setdefault("metadata", {}), namespace)
+        return await self.change(resource, namespace, name, lambda _: obj, options, subresource)
+
+    async def change(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        edit: Callable[[Obj], Any],
+        options: WriteOptions | None = None,
+        subresource: str = "",
+    ) -> Obj:
+        """Read, edit, write; again if another came between, unless the edited object names a version.
+
+        ``edit`` gets a copy of the present object and returns the new one.
+        """
+        options = options or WriteOptions()
+        for _ in range(TRIES):
+            old = await self.get(resource, namespace, name)
+            edited = copy.deepcopy(edit(copy.deepcopy(old)))
+            wanted = edited.get("metadata", {}).get("resourceVersion", "") if isinstance(edited, dict) else ""
+            if wanted and wanted != old["metadata"]["resourceVersion"]:
+                raise errors.conflict(resource.group, resource.plural, name)
+            new = self._prepared(resource, self.read(resource, edited, options), old, subresource)
+            if new == old or options.dry_run:
+                return new
+            written = await self._write(resource, new, old)
+            if written is not None:
+                return written
+            if wanted:
+                raise errors.conflict(resource.group, resource.plural, name)
+        raise errors.conflict(resource.group, resource.plural, name)
+
+    async def rewrite(
+        self, resource: Resource, namespace: str, name: str, edit: Callable[[Obj], Obj], *, dry_run: bool = False
+    ) -> Obj:
+        """Read, edit, write without the rules for clients, but for those of metadata. For the control plane itself."""
+        for _ in range(TRIES):
+            old = await self.get(resource, namespace, name)
+            new = edit(copy.deepcopy(old))
+            meta.prepare_update(resource, new, old)
+            if new == old or dry_run:
+                return new
+            written = await self._write(resource, new, old)
+            if written is not None:
+                return written
+        raise errors.conflict(resource.group, resource.plural, name)
+
+    def _prepared(self, resource: Resource, new: Obj, old: Obj, subresource: str) -> Obj:
+        """The object as it would be stored, made of what the client may change through this subresource."""
+        new.setdefault("metadata", {})
+        strategy = strategy_of(resource)
+        if subresource == "status":
+            new = strategy.apply_status(new, old)
+        elif resource.has_status:
+            new.pop("status", None)
+            if "status" in old:
+                new["status"] = old["status"]
+        if resource == NAMESPACE and subresource != "finalize":
+            new["spec"] = old["spec"]
+        meta.prepare_update(resource, new, old)
+        if not subresource:
+            strategy.default(new, created=False)
+            self._validate(resource, new, old)
+        return new
+
+    async def _write(self, resource: Resource, new: Obj, old: Obj) -> Obj | None:
+        if meta.may_be_removed(new["metadata"]) and not _holds_namespace(resource, new):
+            return new if await self.objects.delete(resource, old) is not None else None
+        return await self.objects.update(resource, new, old["metadata"]["resourceVersion"])
+
+    # -- deleting
+
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, options: DeleteOptions | None = None
+    ) -> tuple[Obj, bool]:
+        """Delete an object, or begin to. Returns it as it was or is, and whether it is gone."""
+        options = options or DeleteOptions()
+        for _ in range(TRIES):
+            old = await self.get(resource, namespace, name)
+            self._check_preconditions(resource, old, options)
+            new = copy.deepcopy(old)
+            for finalizer in _propagation_finalizers(options.propagation):
+                if finalizer not in new["metadata"].get("finalizers", ()):
+                    new["metadata"].setdefault("finalizers", []).append(finalizer)
+            meta.mark_deleted(resource, new["metadata"], self._reactor.seconds(), _grace(resource, old, options))
+            if resource == NAMESPACE:
+                new["status"] = {**new.get("status", {}), "phase": "Terminating"}
+            gone = meta.may_be_removed(new["metadata"]) and not _holds_namespace(resource, new)
+            if options.dry_run or new == old:
+                return new, gone
+            if gone:
+                if await self.objects.delete(resource, old) is not None:
+                    return old, True
+            elif (written := await self.objects.update(resource, new, old["metadata"]["resourceVersion"])) is not None:
+                return written, False
+        raise errors.conflict(resource.group, resource.plural, name)
+
+    def _check_preconditions(self, resource: Resource, old: Obj, options: DeleteOptions) -> None:
+        for what, wanted, found in (
+            ("UID", options.uid, old["metadata"]["uid"]),
+            ("ResourceVersion", options.resource_version, old["metadata"]["resourceVersion"]),
+        ):
+            if wanted and wanted != found:
+                why = f"Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                raise errors.conflict(resource.group, resource.plural, old["metadata"]["name"], why)
+
+    async def delete_collection(
+        self, resource: Resource, namespace: str, list_options: ListOptions, options: DeleteOptions
+    ) -> ListResult:
+        """Delete all objects that a list would show; those that another deletes meanwhile are no error."""
+        found = await self.list(resource, namespace, list_options)
+        for one in found.items:
+            try:
+                await self.delete(resource, one["metadata"].get("namespace", ""), one["metadata"]["name"], options)
+            except errors.ApiError as error:
+                if error.code != 404:
+                    raise
+        return found
+
+
+def _without_type(obj: Obj) -> Obj:
+    return {key: value for key, value in obj.items() if key not in ("apiVersion", "kind")}
+
+
+def _holds_namespace(resource: Resource, obj: Obj) -> bool:
+    return resource == NAMESPACE and bool(obj.get("spec", {}).get("finalizers"))
+
+
+def _propagation_finalizers(propagation: str) -> tuple[str, ...]:
+    return {"Foreground": ("foregroundDeletion",), "Orphan": ("orphan",)}.get(propagation, ())
+
+
+def _grace(resource: Resource, obj: Obj, options: DeleteOptions) -> int:
+    """Seconds a deletion waits: 0 but for pods that a node may be running."""
+    if not resource.graceful:
+        return 0
+    unbound = not obj.get("spec", {}).get("nodeName")
+    ended = obj.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    if unbound or ended:
+        return 0
+    own = int(obj["spec"].get("terminationGracePeriodSeconds", 30))
+    return max(0, own if options.grace is None else options.grace)
+
+
+def _token(revision: int, next_key: bytes) -> str:
+    data = {"v": "kubebus/1", "rv": revision, "start": next_key.decode()}
+    return base64.urlsafe_b64encode(json.dumps(data).encode()).decode()
+
+
+def _position(options: ListOptions) -> tuple[int, bytes]:
+    """Revision and first key of a page. The first page of a list is of now, unless an exact version is asked for."""
+    if not options.continue_token:
+        return (int(options.resource_version or 0) if options.exact else 0), b""
+    try:
+        data = json.loads(base64.urlsafe_b64decode(options.continue_token.encode()))
+        return int(data["rv"]), str(data["start"]).encode()
+    except (ValueError, KeyError, TypeError):
+        raise errors.bad_request("continue key is not valid: list again without it") from None
