@@ -86,7 +86,8 @@ class Informer:
 
     async def _run(self) -> None:
         step = self._core.start()
-        while True:
+        # Cancelling a request need not raise CancelledError: Twisted tells of the connection it closed instead.
+        while not self._stopped:
             if step.delay:
                 await deferLater(self._reactor, step.delay)
             step = await (self._list(step) if isinstance(step, ListStep) else self._watch(step))
@@ -97,7 +98,8 @@ class Informer:
                 self._resource, self._namespace, limit=PAGE_SIZE, continue_=step.continue_, **self._selectors
             )
         except ApiError as error:
-            self._log.warn("{name}: listing failed: {error}", name=self, error=error)
+            if not self._stopped:
+                self._log.warn("{name}: listing failed: {error}", name=self, error=error)
             return self._core.list_failed(error)
         was = self._core.synced
         step_ = self._core.listed(page)
@@ -120,7 +122,8 @@ class Informer:
             )
         except ApiError as error:
             failed = error
-            self._log.info("{name}: watch ended: {error}", name=self, error=error)
+        if failed is not None and not self._stopped:
+            self._log.info("{name}: watch ended: {error}", name=self, error=failed)
         return self._core.watch_ended(self._reactor.seconds() - began, failed)
 
     def _tell(self, key: str, old: Object | None, new: Object | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from treq.client import HTTPClient
 from twisted.internet import ssl
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
@@ -212,7 +212,7 @@ class KubernetesClient:
         body = _Events(event)
         response.deliverBody(body)  # type: ignore[no-untyped-call]
         try:
-            await body.done.addTimeout(seconds + REQUEST_TIMEOUT, self._reactor)
+            await body.done.addTimeout(seconds + REQUEST_TIMEOUT, self._reactor, _timed_out)
         except TimeoutError:
             raise ApiUnreachable(f"watch {path}: the server did not end it in time") from None
 
@@ -279,7 +279,7 @@ class KubernetesClient:
     async def _deadline(self, coroutine: Coroutine[Any, Any, _T], seconds: float, what: str) -> _T:
         deferred: Deferred[_T] = Deferred.fromCoroutine(coroutine)
         try:
-            return await deferred.addTimeout(seconds, self._reactor)
+            return await deferred.addTimeout(seconds, self._reactor, _timed_out)
         except (ApiError, CancelledError):
             raise
         except TimeoutError:
@@ -318,9 +318,8 @@ def cluster_tls(config: ClusterConfig) -> IPolicyForHTTPS:
 
 def _roots(pem: bytes) -> Any:
     twisted: Any = ssl
-    return twisted.trustRootFromCertificates(
-        [twisted.Certificate(certificate) for certificate in x509.load_pem_x509_certificates(pem)]
-    )
+    roots = [root.public_bytes(Encoding.PEM) for root in x509.load_pem_x509_certificates(pem)]
+    return twisted.trustRootFromCertificates([twisted.Certificate.loadPEM(root) for root in roots])
 
 
 @implementer(IPolicyForHTTPS)
@@ -383,8 +382,7 @@ class _Collector(Protocol):
             self.done.errback(error)
 
     def _stop(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
+        _abort(self.transport)
 
 
 class _Events(Protocol):
@@ -427,14 +425,31 @@ class _Events(Protocol):
             self.done.errback(error)
 
     def _stop(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
+        _abort(self.transport)
 
 
 async def _collect(response: IResponse) -> bytes:
     collector = _Collector()
     response.deliverBody(collector)  # type: ignore[no-untyped-call]
     return await collector.done
+
+
+def _abort(transport: object) -> None:
+    """End a connection in the middle of a response.
+
+    Twisted hands a body's receiver a proxy that can only close in good manners; the server would then end the
+    response, and a dead one never would. So the transport behind the proxy is aborted.
+    """
+    behind: Any = getattr(transport, "_producer", None)
+    if behind is not None:
+        getattr(behind, "abortConnection", behind.loseConnection)()
+
+
+def _timed_out(result: Any, _: float) -> Any:
+    """What a cancelled exchange raises tells nothing of why it was cancelled."""
+    if isinstance(result, Failure):
+        raise TimeoutError
+    return result
 
 
 def _whole(reason: Any) -> bool:

@@ -157,19 +157,21 @@ class StoreMirror:
         self._filled = filled
         self._watch: Watch | None = None
         self._running: Deferred[None] | None = None
+        self._stopped = False
 
     def start(self) -> None:
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(lambda _: None)
 
     def stop(self) -> None:
+        self._stopped = True
         if self._watch is not None:
             self._watch.cancel()
         if self._running is not None:
             self._running.cancel()
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopped:
             try:
                 revision = await self._fill()
                 self._backoff.reset()

@@ -10,6 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -17,6 +18,11 @@ from twisted.web.server import NOT_DONE_YET
 from edgectl.interfaces import EdgeNode
 from edgectl.kubeconfig import ClusterConfig
 from edgectl.watch import Object, object_key
+from metasync.interfaces import Store, StoreError, Watch
+from metasync.keys import NodeKeys
+from metasync.model import Delete, EventType, KeyRange, Op, Put, WatchBatch
+
+_STARTED = "2026-01-01T00:00:00Z"
 
 FAKE_CONFIG = ClusterConfig("http://kubernetes.test")
 
@@ -324,3 +330,101 @@ class FakeDirectory:
 def fake_agent(api: FakeKubernetes) -> RequestTraversalAgent:
     """Carries the client's requests to ``api`` in memory; call ``flush()`` to let data through."""
     return RequestTraversalAgent(api)  # type: ignore[no-untyped-call]
+
+
+class SimulatedEdge:
+    """A node that runs everything at once: it follows its ``desired`` and reports as an engine would.
+
+    :ivar started: how often a container of each pod UID was started.
+    """
+
+    def __init__(self, store: Store, network: str, node: str, subnet: str = "10.192.1.") -> None:
+        self.started: dict[str, int] = {}
+        self._store = store
+        self._keys = NodeKeys(network, node)
+        self._prefix = f"{self._keys.desired}pods/".encode()
+        self._subnet = subnet
+        self._pods: dict[bytes, Object] = {}
+        self._writing: Deferred[Any] = succeed(None)
+        self._watch: Watch | None = None
+
+    async def start(self) -> None:
+        """Report the node, and begin to run what is desired of it."""
+        status = {
+            "capacity": {"cpu": "4", "memory": "1Gi", "pods": "110"},
+            "nodeInfo": {"architecture": "amd64", "operatingSystem": "linux", "kubeletVersion": "v1.29.0"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "Simulated", "lastTransitionTime": _STARTED}],
+        }
+        await self._store.txn([], [Put(self._keys.reported_node, json.dumps({"status": status}).encode())])
+        keys = KeyRange.prefix(self._prefix)
+        now = await self._store.range(keys)
+        for kv in now.kvs:
+            self._desired(kv.key, kv.value)
+        self._watch = self._store.watch(keys, now.revision + 1, self)
+
+    def stop(self) -> None:
+        """Go offline: neither follow nor report. What is running stays."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def batch(self, batch: WatchBatch) -> None:
+        for event in batch.events:
+            self._desired(event.kv.key, event.kv.value if event.type is EventType.PUT else None)
+
+    def progress(self, revision: int) -> None:
+        pass
+
+    def failed(self, error: StoreError) -> None:
+        raise error
+
+    def _desired(self, key: bytes, value: bytes | None) -> None:
+        old = self._pods.pop(key, None)
+        pod = json.loads(value) if value is not None else None
+        if old is not None and (pod is None or pod["metadata"]["uid"] != old["metadata"]["uid"]):
+            self._write(Delete.single(self._record(old)))
+        if pod is None:
+            return
+        self._pods[key] = pod
+        uid = pod["metadata"]["uid"]
+        if pod["metadata"].get("deletionTimestamp"):
+            self._report(pod, "Succeeded", True)
+        else:
+            if old is None or old["metadata"]["uid"] != uid:
+                self.started[uid] = self.started.get(uid, 0) + 1
+            self._report(pod, "Running", False)
+
+    def _report(self, pod: Object, phase: str, gone: bool) -> None:
+        address = f"{self._subnet}{2 + sum(pod['metadata']['uid'].encode()) % 250}"
+        running = phase == "Running"
+        state = {"running": {"startedAt": _STARTED}} if running else {"terminated": {"exitCode": 0}}
+        status = {
+            "phase": phase,
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "startTime": _STARTED,
+            "conditions": [{"type": "Ready", "status": str(running), "lastTransitionTime": _STARTED}],
+            "containerStatuses": [
+                {
+                    "name": container["name"],
+                    "image": container["image"],
+                    "imageID": "sha256:0",
+                    "containerID": f"docker://{pod['metadata']['uid']}",
+                    "ready": running,
+                    "restartCount": 0,
+                    "state": state,
+                }
+                for container in pod["spec"]["containers"]
+            ],
+        }
+        metadata = {name: pod["metadata"][name] for name in ("namespace", "name", "uid")}
+        report = {"metadata": metadata, "status": status, "gone": gone}
+        self._write(Put(self._record(pod), json.dumps(report).encode()))
+
+    def _record(self, pod: Object) -> bytes:
+        metadata = pod["metadata"]
+        return self._keys.reported_pod(metadata["namespace"], metadata["name"], metadata["uid"])
+
+    def _write(self, op: Op) -> None:
+        """One after the other, as the store of a node would give them."""
+        self._writing.addCallback(lambda _: Deferred.fromCoroutine(self._store.txn([], [op])))

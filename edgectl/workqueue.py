@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -150,7 +150,7 @@ class Workers(Generic[Key]):
         self._queue.done(key)
         if not isinstance(result, Failure):
             self._backoffs.pop(key, None)
-        elif not isinstance(result.value, CancelledError) or self._open:
+        elif self._open:
             self._failed(key, result)
         self._schedule()
 
