@@ -1,0 +1,438 @@
+"""The story, step by step. Each step does something, checks what came of it, and tells what it saw.
+
+Steps depend on those before them. The demo plays them in order; each is an integration test too.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from examples.demo.world import ContainerView, Edge, World, memory_of
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import LabError, wait_until
+
+MANIFESTS = Path(__file__).parent
+
+
+class NotAsTold(Exception):
+    """A step's check failed. The message says what was expected and what was seen."""
+
+
+def check(condition: object, expected: str, seen: object = "") -> None:
+    if not condition:
+        raise NotAsTold(f"expected {expected}" + (f"; seen: {seen}" if seen != "" else ""))
+
+
+@dataclass
+class Memory:
+    """What one step saw and a later one needs."""
+
+    seconds_to_running: float = 0.0
+    uids: dict[str, str] = field(default_factory=dict)
+    containers: dict[str, ContainerView] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    chapter: str
+    title: str
+    play: Callable[[World, Memory], str]
+    """Does and checks it; returns what was observed, in lines."""
+
+
+STEPS: list[Step] = []
+_chapter = ""
+
+
+def chapter(title: str) -> None:
+    global _chapter
+    _chapter = title
+
+
+def step(title: str) -> Callable[[Callable[[World, Memory], str]], Callable[[World, Memory], str]]:
+    def add(play: Callable[[World, Memory], str]) -> Callable[[World, Memory], str]:
+        STEPS.append(Step(play.__name__, _chapter, title, play))
+        return play
+
+    return add
+
+
+class Telling:
+    """One telling of the story in one world: each step is played once, after all before it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.memory = Memory()
+        self._observed: dict[str, str | Exception] = {}
+
+    def play(self, wanted: Step) -> str:
+        """Play a step (and first whatever stands before it); what was observed.
+
+        :raises NotAsTold: if its check fails, or a step before it has failed.
+        """
+        for each in STEPS:
+            if each.name not in self._observed:
+                self._observed[each.name] = self._try(each)
+            outcome = self._observed[each.name]
+            if each is wanted and isinstance(outcome, str):
+                return outcome
+            if isinstance(outcome, Exception):
+                if each is wanted:
+                    raise outcome
+                raise NotAsTold(f"not reached, because {each.name} failed before: {outcome}") from outcome
+        raise AssertionError(f"{wanted.name} is no step of the story")
+
+    def _try(self, each: Step) -> str | Exception:
+        try:
+            return each.play(self.world, self.memory)
+        except (NotAsTold, LabError) as error:
+            return NotAsTold(f"{error}\n{self.world.logs()}")
+
+
+# --- 1 -----------------------------------------------------------------------------------------------------------
+chapter("A cloud VM with a public address")
+
+
+@step("`twistd kubebus --standalone` starts on it, and kubectl has an API to talk to")
+def cloud_starts(world: World, memory: Memory) -> str:
+    seconds = world.start_cloud()
+    namespaces = world.kubectl("get", "namespaces", "-o", "name").split()
+    check("namespace/default" in namespaces, "the namespace default", namespaces)
+    return f"up after {seconds:.1f} s; kubectl get namespaces: {', '.join(namespaces)}"
+
+
+@step("its router has the TUN device kb0")
+def router_has_tun(world: World, memory: Memory) -> str:
+    addresses = world.net.eip.run(["ip", "-brief", "address", "show", "dev", "kb0"]).stdout.split()
+    check("10.250.0.1" in " ".join(addresses), "10.250.0.1 on kb0", addresses)
+    return " ".join(addresses)
+
+
+# --- 2 -----------------------------------------------------------------------------------------------------------
+chapter("Two devices, each behind a NAT that lets nothing in")
+
+
+@step("from the Internet, the devices cannot be reached")
+def nothing_inbound(world: World, memory: Memory) -> str:
+    for site in world.net.sites:
+        lan = "192.168.1.11"
+        world.net.host.ip(f"route replace {lan} via {site.public_address}")
+        reached = world.net.host.ping(lan, timeout=1)
+        world.net.host.ip(f"route del {lan}")
+        check(not reached, f"no answer from the device at {site.name}", "it answered")
+    return "both sites have the same LAN, 192.168.1.0/24, masqueraded; a ping from outside stays unanswered"
+
+
+@step("`kubebus token create` makes a join string for each; `twistd edgenode --join` enrols and links up")
+def devices_join(world: World, memory: Memory) -> str:
+    began = time.monotonic()
+    for edge in world.edges:
+        join_string = world.kubebus("token", "create", "--node", edge.name).strip().splitlines()[-1]
+        edge.join(join_string)
+    for edge in world.edges:
+        assert edge.agent is not None
+        edge.agent.wait_for(partial(world.node_ready, edge.name), 40)
+    seconds = time.monotonic() - began
+    return f"both Ready after {seconds:.1f} s\n{world.kubectl('get', 'nodes', '-o', 'wide')}"
+
+
+@step("each has its address and the routes to the whole network in its own kb0")
+def devices_have_network(world: World, memory: Memory) -> str:
+    seen = []
+    for edge in world.edges:
+        node = edge.site.node
+        address = node.run(["ip", "-brief", "address", "show", "dev", "kb0"]).stdout.split()
+        check(any(in_subnet(each, "10.250.0.0/16") for each in address), "an address of 10.250.0.0/16", address)
+        routes = node.run(["ip", "route", "show", "dev", "kb0"]).stdout
+        for cidr in ("10.10.0.0/24", "10.20.0.0/24"):
+            check(cidr in routes, f"a route to {cidr} in kb0 of {edge.name}", routes)
+        check(node.ping(world.net.vm_address), f"the second cloud VM to answer {edge.name}")
+        seen.append(f"{edge.name}: {' '.join(address[2:])}")
+    return "\n".join([*seen, "both reach the second cloud VM, which knows nothing of NAT"])
+
+
+def in_subnet(text: str, subnet: str) -> bool:
+    try:
+        return ip_address(text.partition("/")[0]) in ip_network(subnet)
+    except ValueError:
+        return False
+
+
+# --- 3 -----------------------------------------------------------------------------------------------------------
+chapter("A pod, from kubectl to a container behind NAT")
+
+
+@step("`kubectl apply` of a ConfigMap and two Pods; both run, each at its site")
+def pods_run(world: World, memory: Memory) -> str:
+    with PhaseWatch(world, "web") as phases:
+        began = time.monotonic()
+        applied = world.kubectl("apply", "-f", str(MANIFESTS / "web.yaml"))
+        world.wait_running("web")
+        world.wait_running("client")
+        memory.seconds_to_running = phases.first("Running") - began
+    for edge, name in ((world.edges[0], "web"), (world.edges[1], "client")):
+        memory.uids[name] = world.pod(name)["metadata"]["uid"]
+        (memory.containers[name],) = edge.containers(name)
+    return (
+        f"{'; '.join(applied.splitlines())}\n"
+        f"kubectl get -w saw web Running {memory.seconds_to_running:.1f} s after the apply"
+    )
+
+
+class PhaseWatch:
+    """``kubectl get pod NAME -w`` in the background, with the time of every phase it prints."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._command = world.kubectl.command(
+            "get", "pods", "-w", f"--field-selector=metadata.name={name}", "-o", 'jsonpath={.status.phase}{"\\n"}'
+        )
+        self._seen: dict[str, float] = {}
+
+    def __enter__(self) -> PhaseWatch:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._seen.setdefault(line.strip(), time.monotonic())
+
+    def first(self, phase: str) -> float:
+        """When the phase was first seen.
+
+        :raises LabError: if it is not within two seconds.
+        """
+        return wait_until(lambda: self._seen.get(phase), 2, f"kubectl get -w to show {phase}") or 0.0
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(5)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@step("`kubectl get pods -o wide` shows them with IPs of their nodes' pod subnets")
+def pods_have_addresses(world: World, memory: Memory) -> str:
+    for edge, name in ((world.edges[0], "web"), (world.edges[1], "client")):
+        address = world.pod_ip(name)
+        check(in_subnet(address, "10.192.0.0/12"), "a pod IP of 10.192.0.0/12", address)
+        inside = edge.execute(name, "ip", "-o", "-4", "address")
+        check(f" {address}/" in inside, f"{address} inside the container", inside)
+    check(world.pod("web")["status"]["hostIP"], "a hostIP")
+    return world.kubectl("get", "pods", "-o", "wide")
+
+
+@step("its IP answers from the whole cloud, with the content of the ConfigMap")
+def web_answers_the_cloud(world: World, memory: Memory) -> str:
+    address = world.pod_ip("web")
+    net = world.net
+    for where, namespace in (("EIP VM", net.eip), ("second VM", net.vm), ("cloud container", net.pod)):
+        check(namespace.ping(address, timeout=3), f"a ping to be answered to the {where}")
+        page = fetch(namespace, address)
+        check(page == "hello from the edge\n", f"the page at the {where}", page)
+    return f"ping and HTTP to {address} from the EIP VM, the second VM, and the cloud container: {page.strip()!r}"
+
+
+def fetch(namespace: Namespace, address: str) -> str:
+    """GET / of ``address`` from a machine."""
+    return namespace.run(["busybox", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}/"]).stdout
+
+
+@step("and from the pod at the other site, which is seen with its own IP")
+def web_answers_the_other_site(world: World, memory: Memory) -> str:
+    web, client = world.edges
+    address, source = world.pod_ip("web"), world.pod_ip("client")
+    page = client.execute("client", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}/")
+    check(page == "hello from the edge\n", "the page at the other site", page)
+    log = web.log("web")
+    check(source in log, f"requests from {source} in the web server's log", log)
+    sources = sorted(set(re.findall(r"\b10\.\d+\.\d+\.\d+\b", log)))
+    return f"the web server's log has the sources {', '.join(sources)}: no address was translated"
+
+
+@step("a ConfigMap changed in the cloud changes the file in the running pod")
+def configmap_changes(world: World, memory: Memory) -> str:
+    began = time.monotonic()
+    patch = '{"data": {"index.html": "hello again\\n"}}'
+    world.kubectl("patch", "configmap", "web", "--type=merge", "-p", patch)
+    address = world.pod_ip("web")
+    wait_until(lambda: fetch(world.net.eip, address) == "hello again\n", 30, "the changed page", interval=0.2)
+    (now,) = world.edges[0].containers("web")
+    check(now == memory.containers["web"], "the same container as before", now)
+    return f"after {time.monotonic() - began:.1f} s, in the same container"
+
+
+@step("`kubectl delete` stops a pod: no container is left on the device")
+def pod_is_deleted(world: World, memory: Memory) -> str:
+    world.kubectl("apply", "-f", str(MANIFESTS / "brief.yaml"))
+    world.wait_running("brief")
+    edge = world.edges[0]
+    check(len(edge.containers("brief")) == 1, "its container on the device")
+    began = time.monotonic()
+    world.kubectl("delete", "pod", "brief", "--timeout=30s")
+    seconds = time.monotonic() - began
+    wait_until(lambda: not edge.containers("brief", everything=True), 10, "its container to be removed")
+    return f"gone after {seconds:.1f} s (grace period 1 s)"
+
+
+# --- 4 -----------------------------------------------------------------------------------------------------------
+chapter("The cloud is gone")
+
+
+@step("kill -9 of the cloud: the pods go on")
+def cloud_dies(world: World, memory: Memory) -> str:
+    world.cloud.kill9()
+    try:
+        world.kubectl("get", "nodes", timeout=10)
+    except LabError:
+        pass
+    else:
+        raise NotAsTold("expected no Kubernetes API any more; seen: it answers")
+    web = world.edges[0]
+    address = pod_address_at(web, "web")
+    check(fetch(web.site.node, address) == "hello again\n", "the web server to answer its own device")
+    for edge, name in zip(world.edges, ("web", "client"), strict=True):
+        (now,) = edge.containers(name)
+        check(now == memory.containers[name], f"{name}'s container as before", now)
+    return "no API any more; the web server answers at its site; both containers are the same runs as before"
+
+
+def pod_address_at(edge: Edge, pod: str) -> str:
+    """The pod's IP as it is inside its container: without the cloud."""
+    inside = edge.execute(pod, "ip", "-o", "-4", "address", "show", "eth0")
+    found = re.search(r"inet (\S+)/", inside)
+    if found is None:
+        raise NotAsTold(f"expected an address in pod {pod}; seen: {inside}")
+    return found.group(1)
+
+
+@step("site 1: the agent is killed, its containers are killed and removed; the pod comes back from the local store")
+def edge_recovers(world: World, memory: Memory) -> str:
+    edge = world.edges[0]
+    assert edge.agent is not None
+    edge.agent.kill9()
+    removed = edge.remove_containers()
+    check(not edge.containers("web", everything=True), "no container left")
+    began = time.monotonic()
+    edge.boot()
+    page = wait_serving(edge, "web")
+    check(page == "hello again\n", "the page as last changed in the cloud", page)
+    (memory.containers["web"],) = edge.containers("web")
+    return (
+        f"{removed} containers removed; {time.monotonic() - began:.1f} s after its start the agent has it serving again"
+    )
+
+
+def wait_serving(edge: Edge, pod: str) -> str:
+    """Wait until the pod's web server answers its own device; the page."""
+
+    def serving() -> str:
+        return fetch(edge.site.node, pod_address_at(edge, pod)) if edge.containers(pod) else ""
+
+    assert edge.agent is not None
+    edge.agent.wait_for(serving, 40)
+    return serving()
+
+
+@step("site 2: the power fails; after a cold boot with no cloud in sight, its pod runs again")
+def edge_boots_cold(world: World, memory: Memory) -> str:
+    edge = world.edges[1]
+    assert edge.agent is not None
+    edge.agent.kill9()
+    edge.engine.power_cut()
+    check(not edge.engine.dockerd.alive, "no engine")
+    began = time.monotonic()
+    edge.engine.start()
+    agent = edge.boot()
+    agent.wait_for(lambda: edge.containers("client"), 40)
+    (memory.containers["client"],) = edge.containers("client")
+    return f"engine, agent and pod are up {time.monotonic() - began:.1f} s after the power came back"
+
+
+# --- 5 -----------------------------------------------------------------------------------------------------------
+chapter("The cloud returns")
+
+
+@step("both nodes are Ready again, and all status is right")
+def cloud_returns(world: World, memory: Memory) -> str:
+    seconds = world.start_cloud()
+    began = time.monotonic()
+    for edge in world.edges:
+        assert edge.agent is not None
+        # The longest wait between two attempts of a device is a minute.
+        edge.agent.wait_for(partial(back, world, edge), 75)
+    for name in ("web", "client"):
+        world.wait_running(name)
+    return (
+        f"cloud up after {seconds:.1f} s, status right {time.monotonic() - began:.1f} s later\n"
+        f"{world.kubectl('get', 'pods', '-o', 'wide')}"
+    )
+
+
+def back(world: World, edge: Edge) -> bool:
+    """Whether the node is Ready and packets pass between the router and the device."""
+    if not world.node_ready(edge.name):
+        return False
+    address = edge.site.node.run(["ip", "-o", "-4", "address", "show", "dev", "kb0"]).stdout
+    found = re.search(r"inet (\S+)/", address)
+    return found is not None and world.net.eip.ping(found.group(1), timeout=1)
+
+
+@step("the pods are the same: same UIDs, and the containers that ran when it returned run on")
+def pods_are_the_same(world: World, memory: Memory) -> str:
+    for edge, name in zip(world.edges, ("web", "client"), strict=True):
+        pod = world.pod(name)
+        check(pod["metadata"]["uid"] == memory.uids[name], f"UID {memory.uids[name]}", pod["metadata"]["uid"])
+        (now,) = edge.containers(name)
+        check(now == memory.containers[name], f"{name}'s container untouched", now)
+        told = [container["containerID"] for container in pod["status"]["containerStatuses"]]
+        check(told == [f"docker://{now.id}"], f"docker://{now.id} in the status", told)
+    return "\n".join(f"{name}: UID {uid}" for name, uid in memory.uids.items())
+
+
+@step("and answer the cloud and each other as before")
+def network_is_back(world: World, memory: Memory) -> str:
+    address = world.pod_ip("web")
+    for namespace in (world.net.eip, world.net.vm, world.net.pod):
+        page = fetch(namespace, address)
+        check(page == "hello again\n", f"the page from {address}", page)
+    page = world.edges[1].execute("client", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}/")
+    check(page == "hello again\n", "the page at the other site", page)
+    return f"http://{address}/ answers the EIP VM, the second VM, the cloud container and the pod at site 2"
+
+
+# --- 6 -----------------------------------------------------------------------------------------------------------
+chapter("In figures")
+
+
+@step("what it costs")
+def figures(world: World, memory: Memory) -> str:
+    lines = [f"kubectl apply to Running: {memory.seconds_to_running:.1f} s"]
+    for name, daemon in [("router", world.cloud), *((edge.name, edge.agent) for edge in world.edges)]:
+        assert daemon is not None
+        check(daemon.alive, f"{name} running")
+        rss, pss = memory_of(daemon.pid)
+        lines.append(f"{name}: RSS {rss:.0f} MB (PSS {pss:.0f} MB)" + ("" if name == "router" else " with one pod"))
+    return "\n".join(lines)
+
+
+@step("`kubebus status`")
+def status(world: World, memory: Memory) -> str:
+    told = world.kubebus("status")
+    for edge in world.edges:
+        check(edge.name in told, f"{edge.name} in the status", told)
+    return told
