@@ -1,0 +1,30 @@
+"""Opens a store by its URL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metasync.interfaces import Store, StoreError
+
+FORMS = "sqlite:PATH or memory:"
+
+
+def open_store(reactor: Any, url: str, **options: Any) -> Store:
+    """Open a store.
+
+    ``sqlite:PATH`` is the embedded store in a file, ``memory:`` one that forgets.
+    A store's code is loaded only when it is chosen: an edge node on SQLite never pays for etcd's client.
+
+    :param options: ``max_txn_ops``, ``max_request_bytes``; for SQLite also ``safe``.
+    :raises StoreError: if the URL makes no sense, or the store cannot be opened.
+    """
+    scheme, colon, rest = url.partition(":")
+    if scheme == "sqlite" and rest:
+        from metasync.sqlite import SQLiteStore
+
+        return SQLiteStore.open(reactor, rest.removeprefix("//"), **options)
+    if scheme == "memory" and colon and not rest:
+        from metasync.memory import MemoryStore
+
+        return MemoryStore(reactor, **options)
+    raise StoreError(f"{url!r} names no store; use {FORMS}")
