@@ -41,8 +41,9 @@ def _tolerates(toleration: Obj, taint: Obj) -> bool:
         return False
     if toleration.get("operator", "Equal") == "Exists":
         return True
-    same: bool = toleration.get("value", "") == taint.get("value", "")
-    return bool(toleration.get("key")) and same
+    if not toleration.get("key"):
+        return False
+    return str(toleration.get("value", "")) == str(taint.get("value", ""))
 
 
 def untolerated(pod: Obj, node: Obj, effects: Sequence[str]) -> Obj | None:
@@ -140,7 +141,7 @@ def _lacking(pod: Obj, node: Obj, nodes: _Nodes) -> str | None:
 
 def _ready(node: Obj) -> bool:
     conditions = {one["type"]: one["status"] for one in node.get("status", {}).get("conditions", ())}
-    return conditions.get("Ready", "Unknown") == "True"
+    return bool(conditions.get("Ready", "Unknown") == "True")
 
 
 def unfit(pod: Obj, node: Obj, nodes: _Nodes) -> str | None:

@@ -13,7 +13,8 @@ from edgectl.apiserver.discovery import VERSION
 
 Obj = dict[str, Any]
 
-PROTOBUF_TYPE = b"application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+PROTOBUF_TYPE = b"application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+"""As kube-apiserver answers: clients ask with an ``@``, which is no valid media type."""
 
 
 def _field(number: int, payload: bytes) -> bytes:

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """The embedded control plane as a service: API, scheduler and controllers on one store."""
 
 from __future__ import annotations

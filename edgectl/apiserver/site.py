@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """The API over HTTP: who asks, what for, and the answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """A watch as an HTTP response that goes on: one JSON event a line."""
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class Controller:
         self._delayed: dict[Key, IDelayedCall] = {}
         self._cancels: list[Callable[[], None]] = []
         self._working: Deferred[None] | None = None
+        self._busy = False
         self._started = False
 
     def start(self) -> None:
@@ -79,7 +80,8 @@ class Controller:
             return
         if delay <= 0:
             self._queue[key] = None
-            if self._working is None:
+            if not self._busy:
+                self._busy = True
                 self._working = Deferred.fromCoroutine(self._work())
                 self._working.addErrback(self._broken)
         elif key not in self._delayed:
@@ -130,7 +132,7 @@ class Controller:
                 self._retry(key, error)
             else:
                 self._tries.pop(key, None)
-        self._working = None
+        self._busy = False
 
     def _retry(self, key: Key, error: Exception) -> None:
         tries = self._tries[key] = self._tries.get(key, 0) + 1
@@ -140,7 +142,7 @@ class Controller:
         self.enqueue(key, min(FIRST_RETRY * 2**tries, LAST_RETRY))
 
     def _broken(self, failure: Failure) -> None:
-        self._working = None
+        self._busy = False
         if self._started:
             self.log.failure("{who} failed; it goes on with the next", failure, who=type(self).__name__)
             for key in tuple(self._queue)[:1]:

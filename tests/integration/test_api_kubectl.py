@@ -1,0 +1,150 @@
+"""The real kubectl against the embedded control plane on a SQLite store, over a real port."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.api_process import EmbeddedApi
+from tests.lab.waiting import LabError, wait_until
+from tests.lab.world import SharedWorld
+
+
+def node(name: str, **labels: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+
+def pod(name: str, **spec: Any) -> dict[str, Any]:
+    container = {"name": "main", "image": "busybox", "command": ["sleep", "1000"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [container], **spec},
+    }
+
+
+READY = {
+    "status": {
+        "conditions": [{"type": "Ready", "status": "True", "reason": "Test", "message": ""}],
+        "capacity": {"cpu": "4", "memory": "4Gi", "pods": "20"},
+        "addresses": [{"type": "InternalIP", "address": "10.250.0.2"}],
+        "nodeInfo": {"kubeletVersion": "v1.29.0"},
+    }
+}
+
+
+class KubectlTests(SharedWorld, SynchronousTestCase):
+    api: EmbeddedApi
+
+    @classmethod
+    def build_world(cls) -> None:
+        cls.api = cls.keep(EmbeddedApi())
+        cls.api.kubectl.apply(node("edge-a", site="a"), node("edge-b", site="b"))
+        for name in ("edge-a", "edge-b"):
+            cls.api.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(READY))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.kubectl = self.api.kubectl
+        self.namespace = self.id().rpartition(".")[2].replace("_", "-").lower()
+        self.kubectl("create", "namespace", self.namespace)
+        self.addCleanup(self.kubectl, "delete", "namespace", self.namespace, "--wait=false")
+
+    def in_namespace(self, *arguments: str, **options: Any) -> str:
+        return self.kubectl("-n", self.namespace, *arguments, **options)
+
+    def applied(self, *objects: dict[str, Any]) -> str:
+        items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        return self.in_namespace("apply", "-f", "-", input=json.dumps(items))
+
+    def row(self, *arguments: str) -> list[str]:
+        return self.in_namespace("get", *arguments, "--no-headers").split()
+
+    def test_apply_creates_then_changes_nothing_then_changes(self) -> None:
+        settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"a": "1"}}
+        self.assertIn("configmap/settings created", self.applied(settings))
+        self.assertIn("configmap/settings unchanged", self.applied(settings))
+        self.assertIn("configmap/settings configured", self.applied({**settings, "data": {"b": "2"}}))
+        found = json.loads(self.in_namespace("get", "cm", "settings", "-o", "json"))
+        self.assertEqual(found["data"], {"b": "2"})
+
+    def test_a_pod_goes_where_its_node_selector_says(self) -> None:
+        self.applied(pod("web", nodeSelector={"site": "b"}))
+        wait_until(lambda: self.row("pod", "web", "-o", "wide")[6] == "edge-b", 10, "the pod is bound")
+
+    def test_a_pod_with_a_node_name_stays_there(self) -> None:
+        self.applied(pod("web", nodeName="edge-a"))
+        self.assertEqual(self.row("pod", "web", "-o", "wide")[6], "edge-a")
+
+    def test_wide_shows_address_and_node_once_the_node_reports(self) -> None:
+        self.applied(pod("web", nodeName="edge-a"))
+        status = {"phase": "Running", "podIP": "10.192.0.5", "podIPs": [{"ip": "10.192.0.5"}]}
+        state = {"name": "main", "ready": True, "restartCount": 0, "image": "busybox", "imageID": "x"}
+        status["containerStatuses"] = [{**state, "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]
+        patch = json.dumps({"status": status})
+        self.in_namespace("patch", "pod", "web", "--subresource=status", "--type=strategic", "-p", patch)
+        name, ready, word, restarts, _, address, where, *_ = self.row("pod", "web", "-o", "wide")
+        self.assertEqual(
+            (name, ready, word, restarts, address, where), ("web", "1/1", "Running", "0", "10.192.0.5", "edge-a")
+        )
+
+    def test_watch_shows_a_pod_come_and_go(self) -> None:
+        self.applied(pod("first", nodeName="edge-a"))
+        command = self.kubectl.command("-n", self.namespace, "get", "pods", "--watch", "--no-headers")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+            self.addCleanup(watching.kill)
+            assert watching.stdout is not None
+            self.assertEqual(watching.stdout.readline().split()[0], "first")
+            self.applied(pod("second", nodeName="edge-a"))
+            self.assertEqual(watching.stdout.readline().split()[:3], ["second", "0/1", "Pending"])
+            self.in_namespace("delete", "pod", "second", "--wait=false")
+            self.assertEqual(watching.stdout.readline().split()[:3], ["second", "0/1", "Terminating"])
+            watching.kill()
+
+    def test_a_deleted_pod_waits_for_its_node_and_then_is_gone(self) -> None:
+        self.applied(pod("web", nodeName="edge-a"))
+        self.in_namespace("delete", "pod", "web", "--wait=false")
+        found = json.loads(self.in_namespace("get", "pod", "web", "-o", "json"))
+        self.assertEqual(found["metadata"]["deletionGracePeriodSeconds"], 30)
+        self.in_namespace("delete", "pod", "web", "--grace-period=0", "--force")
+        self.assertEqual(self.row("pods", "--ignore-not-found"), [])
+
+    def test_a_pod_on_no_node_is_gone_at_once(self) -> None:
+        self.applied(pod("web", nodeSelector={"site": "nowhere"}))
+        self.in_namespace("delete", "pod", "web", "--timeout=10s")
+        self.assertEqual(self.row("pods", "--ignore-not-found"), [])
+
+    def test_a_pod_that_fits_nowhere_says_why(self) -> None:
+        self.applied(pod("web", nodeSelector={"site": "nowhere"}))
+
+        def told() -> bool:
+            found = json.loads(self.in_namespace("get", "pod", "web", "-o", "json"))
+            return "didn't match Pod's node affinity" in json.dumps(found["status"])
+
+        wait_until(told, 10, "the condition says why")
+
+    def test_a_misspelt_field_is_refused_by_name(self) -> None:
+        with self.assertRaises(LabError) as refused:
+            self.applied(pod("web", nodeNaem="edge-a"))
+        self.assertIn('unknown field "spec.nodeNaem"', str(refused.exception))
+
+    def test_an_impossible_name_is_refused_with_its_field(self) -> None:
+        with self.assertRaises(LabError) as refused:
+            self.applied(pod("Web_1"))
+        self.assertIn("metadata.name: Invalid value", str(refused.exception))
+
+    def test_a_namespace_goes_with_all_that_is_in_it(self) -> None:
+        self.kubectl("create", "namespace", "shortlived")
+        self.kubectl("-n", "shortlived", "create", "configmap", "one", "--from-literal=a=b")
+        self.kubectl("delete", "namespace", "shortlived", "--timeout=20s")
+        self.assertEqual(self.kubectl("get", "namespace", "shortlived", "--ignore-not-found"), "")
+
+    def test_what_was_written_is_there_after_a_kill(self) -> None:
+        self.in_namespace("create", "configmap", "kept", "--from-literal=a=b")
+        self.api.kill9()
+        self.api.start()
+        self.assertEqual(self.row("configmap", "kept")[:2], ["kept", "1"])
