@@ -22,6 +22,7 @@ from kubebus.queues import LinkQueues, QueueCounters
 from kubebus.session import ConfigChanged, Effect, Ended, Greeted, LinkSession, Send, Side, Timing, Up
 from kubebus.status import LinkStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable
+from kubebus.tlsconfig import explain
 
 _CLOSE_TIMEOUT: Final = 1.0
 """Seconds for the last words of a link; then the connection is aborted."""
@@ -162,7 +163,7 @@ class Link(TwistedProtocol):
         self.flush()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._do(self.session.lost(TransportLost(f"the connection was lost: {reason.getErrorMessage()}")))
+        self._do(self.session.lost(TransportLost(f"the connection was lost: {explain(reason)}")))
         self._cancel_timer()
 
     # -- IPushProducer: the transport says when it has room

@@ -1,0 +1,295 @@
+# mypy: disallow-untyped-calls=False
+"""For tests: a TUN device and a host in memory, members in memory, links over memory, and packets to send."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from kubebus.hostnetwork import HostNetworkError, HostSubnet
+from kubebus.icmp import checksum
+from kubebus.interfaces import IPAddress, IPNetwork, NodeRecord, Subscription
+from kubebus.packets import HEADER_SIZE, NO_OFFLOAD
+from kubebus.tundevice import Receiver, TunCounters
+
+
+_BATCH = 4
+
+
+class MemoryTun:
+    """A :class:`~kubebus.tundevice.TunDevice` whose kernel is the test.
+
+    :ivar written: the payloads that the kernel got.
+    """
+
+    def __init__(self, name: str = "kb0") -> None:
+        self.name = name
+        self.counters = TunCounters()
+        self.written: list[bytes] = []
+        self.paused = self.closed = False
+        self._receiver: Receiver | None = None
+        self._waiting: list[bytes] = []
+
+    def route(self, *payloads: bytes) -> None:
+        """The kernel routes packets into the device. They wait while it is paused."""
+        if self.closed:
+            return
+        self._waiting += payloads
+        self._deliver()
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._deliver()
+
+    def write(self, payload: bytes) -> bool:
+        if self.closed:
+            self.counters.refused += 1
+            return False
+        self.written.append(payload)
+        self.counters.written += 1
+        self.counters.written_bytes += len(payload) - HEADER_SIZE
+        return True
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        self._deliver()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _deliver(self) -> None:
+        while self._waiting and self._receiver is not None and not (self.paused or self.closed):
+            payloads, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            self.counters.read += len(payloads)
+            self.counters.read_bytes += sum(map(len, payloads)) - HEADER_SIZE * len(payloads)
+            self._receiver(payloads)
+
+
+class MemoryHostNetwork:
+    """A :class:`~kubebus.hostnetwork.HostNetwork`.
+
+    :param own: subnets of the host itself, with their devices.
+    :ivar broken: while true, every change fails.
+    """
+
+    def __init__(self, own: Sequence[HostSubnet] = (), ipv6: bool = True) -> None:
+        self.own = list(own)
+        self.ipv6 = ipv6
+        self.broken = False
+        self.mtu: dict[str, int] = {}
+        self.addresses: list[IPAddress] = []
+        self.routes: list[IPNetwork] = []
+        self.held: list[IPNetwork] = []
+        self.forwarding = False
+
+    def subnets(self, interface: str) -> Sequence[HostSubnet]:
+        return list(self.own)
+
+    def has_ipv6(self) -> bool:
+        return self.ipv6
+
+    def bring_up(self, interface: str, mtu: int) -> None:
+        self._check()
+        self.mtu[interface] = mtu
+
+    def add_address(self, interface: str, address: IPAddress) -> None:
+        self._check()
+        self.addresses.append(address)
+
+    def remove_address(self, interface: str, address: IPAddress) -> None:
+        self._check()
+        self.addresses.remove(address)
+
+    def add_route(self, interface: str, subnet: IPNetwork) -> None:
+        self._check()
+        self.routes.append(subnet)
+
+    def remove_route(self, interface: str, subnet: IPNetwork) -> None:
+        self._check()
+        self.routes.remove(subnet)
+
+    def hold(self, subnet: IPNetwork) -> None:
+        self._check()
+        self.held.append(subnet)
+
+    def release(self, subnet: IPNetwork) -> None:
+        self._check()
+        self.held.remove(subnet)
+
+    def forward(self, ipv6: bool) -> None:
+        self._check()
+        self.forwarding = True
+
+    def restore_forwarding(self) -> None:
+        self.forwarding = False
+
+    def _check(self) -> None:
+        if self.broken:
+            raise HostNetworkError("the host's network cannot be changed")
+
+
+class MemoryMembers:
+    """A :class:`~kubebus.nodes.MemberSource`."""
+
+    def __init__(self, *records: NodeRecord) -> None:
+        self._records = {record.name: record for record in records}
+        self._watchers: list[Callable[[str, NodeRecord | None], None]] = []
+
+    def put(self, record: NodeRecord) -> None:
+        self._records[record.name] = record
+        for watcher in list(self._watchers):
+            watcher(record.name, record)
+
+    def remove(self, name: str) -> None:
+        del self._records[name]
+        for watcher in list(self._watchers):
+            watcher(name, None)
+
+    async def node(self, name: str) -> NodeRecord | None:
+        return self._records.get(name)
+
+    def subscribe(self, changed: Callable[[str, NodeRecord | None], None]) -> Subscription:
+        self._watchers.append(changed)
+        for record in list(self._records.values()):
+            changed(record.name, record)
+        return _Cancellation(lambda: self._watchers.remove(changed))
+
+
+class _Cancellation:
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel: Callable[[], None] | None = cancel
+
+    def cancel(self) -> None:
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            cancel()
+
+
+def node_record(name: str, number: int, revoked_at: float | None = None) -> NodeRecord:
+    """A node with the addresses ``10.250.0.<number>`` and ``fd00:b::<number>``, and the pod subnets
+    ``10.192.<number>.0/24`` and ``fd00:b:0:<number>::/64``."""
+    return NodeRecord(
+        name,
+        (IPv4Address(f"10.250.0.{number}"), IPv6Address(f"fd00:b::{number:x}")),
+        (IPv4Network(f"10.192.{number}.0/24"), IPv6Network(f"fd00:b:0:{number:x}::/64")),
+        "00" * 32,
+        0.0,
+        revoked_at,
+    )
+
+
+class MemoryWire:
+    """Two transports that a test connects: bytes cross when it says so. Producers are paused on demand."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.ends = (WireEnd(), WireEnd())
+
+    def pump(self, most: int = 1000) -> None:
+        """Carry bytes to and fro, and run what is due at once, until nothing more happens."""
+        for _ in range(most):
+            self.clock.advance(0)
+            moved = [self._carry(0, 1), self._carry(1, 0)]
+            if not any(moved):
+                return
+        raise AssertionError("the two ends never stop talking")
+
+    def _carry(self, source: int, target: int) -> bool:
+        sender, receiver = self.ends[source], self.ends[target]
+        data = b"" if sender.stalled else sender.take()
+        if data and receiver.protocol is not None and not receiver.gone:
+            receiver.protocol.dataReceived(data)
+        if sender.closing and not sender.gone and not sender.stalled:
+            sender.lose()
+            receiver.lose()
+            return True
+        return bool(data)
+
+
+class WireEnd(StringTransport):
+    """One end of a :class:`MemoryWire`.
+
+    :ivar stalled: nothing written here arrives.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stalled = self.gone = self.aborted = False
+        self.protocol: Any = None
+
+    def connect(self, protocol: Any) -> None:
+        self.protocol = protocol
+        protocol.makeConnection(self)
+
+    @property
+    def closing(self) -> bool:
+        return bool(self.disconnecting) or self.aborted
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def take(self) -> bytes:
+        data: bytes = self.value()
+        self.clear()
+        return data
+
+    def lose(self) -> None:
+        from twisted.internet.error import ConnectionDone
+        from twisted.python.failure import Failure
+
+        if not self.gone:
+            self.gone = True
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+def udp_packet(source: str, destination: str, data: bytes = b"hello", port: int = 9) -> bytes:
+    """A PACKET payload with a complete UDP packet of either IP version."""
+    here, there = ip_address(source), ip_address(destination)
+    length = 8 + len(data)
+    udp = struct.pack(">HHHH", 40000, port, length, 0) + data
+    pseudo = here.packed + there.packed + struct.pack(">II", length, 17)
+    udp = udp[:6] + checksum(pseudo + udp) + udp[8:]
+    return NO_OFFLOAD + ip_header(here, there, 17, length) + udp
+
+
+def tcp_gso_packet(source: str, destination: str, size: int = 20000, segment: int = 1400) -> bytes:
+    """A PACKET payload as a kernel hands it over for a bulk TCP flow: ``size`` bytes, in segments, checksum open."""
+    here, there = ip_address(source), ip_address(destination)
+    tcp = struct.pack(">HHIIBBHHH", 40000, 80, 1, 1, 5 << 4, 0x10, 1000, 0, 0) + bytes(size)
+    ip = ip_header(here, there, 6, len(tcp))
+    kind = 1 if here.version == 4 else 4
+    return struct.pack("<BBHHHH", 1, kind, len(ip) + 20, segment, len(ip), 16) + ip + tcp
+
+
+def ip_header(source: IPAddress, destination: IPAddress, protocol: int, length: int) -> bytes:
+    if source.version == 4:
+        head = struct.pack(
+            ">BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0x4000, 64, protocol, 0, source.packed, destination.packed
+        )
+        return head[:10] + checksum(head) + head[12:]
+    return struct.pack(">IHBB16s16s", 6 << 28, length, protocol, 64, source.packed, destination.packed)
+
+
+__all__ = [
+    "MemoryHostNetwork",
+    "MemoryMembers",
+    "MemoryTun",
+    "MemoryWire",
+    "WireEnd",
+    "ip_header",
+    "ip_network",
+    "node_record",
+    "tcp_gso_packet",
+    "udp_packet",
+]
