@@ -15,6 +15,7 @@ from functools import partial
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from examples.demo.matrix import crossings, endpoints, table, telling_who
 from examples.demo.world import ContainerView, Edge, World, memory_of
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import LabError, wait_until
@@ -249,19 +250,31 @@ def web_answers_the_cloud(world: World, memory: Memory) -> str:
 
 def fetch(namespace: Namespace, address: str) -> str:
     """GET / of ``address`` from a machine."""
-    return namespace.run(["busybox", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}/"]).stdout
+    return namespace.run(["timeout", "5", "busybox", "wget", "-q", "-O", "-", f"http://{address}/"]).stdout
 
 
 @step("and from the pod at the other site, which is seen with its own IP")
 def web_answers_the_other_site(world: World, memory: Memory) -> str:
     web, client = world.edges
     address, source = world.pod_ip("web"), world.pod_ip("client")
-    page = client.execute("client", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}/")
+    page = client.execute("client", "timeout", "5", "wget", "-q", "-O", "-", f"http://{address}/")
     check(page == "hello from the edge\n", "the page at the other site", page)
     log = web.log("web")
     check(source in log, f"requests from {source} in the web server's log", log)
     sources = sorted(set(re.findall(r"\b10\.\d+\.\d+\.\d+\b", log)))
     return f"the web server's log has the sources {', '.join(sources)}: no address was translated"
+
+
+@step("every kind of endpoint reaches every other by ping and TCP, and is seen with its own address")
+def one_network(world: World, memory: Memory) -> str:
+    pods = [(world.edges[0], "web"), (world.edges[1], "client")]
+    with telling_who(world, pods):
+        found = endpoints(world, pods)
+        tried = crossings(found)
+    bad = [f"{each.source.name} → {each.destination.name} ({each.address})" for each in tried if not each.good]
+    tables = [table(found, tried, version) for version in (4, 6)]
+    check(not bad, "every crossing to work", "\n".join([*bad, *tables]))
+    return "\n\n".join(["the source address that each saw, over IPv4 and IPv6:", *tables])
 
 
 @step("a ConfigMap changed in the cloud changes the file in the running pod")
@@ -410,7 +423,7 @@ def network_is_back(world: World, memory: Memory) -> str:
     for namespace in (world.net.eip, world.net.vm, world.net.pod):
         page = fetch(namespace, address)
         check(page == "hello again\n", f"the page from {address}", page)
-    page = world.edges[1].execute("client", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}/")
+    page = world.edges[1].execute("client", "timeout", "5", "wget", "-q", "-O", "-", f"http://{address}/")
     check(page == "hello again\n", "the page at the other site", page)
     return f"http://{address}/ answers the EIP VM, the second VM, the cloud container and the pod at site 2"
 
