@@ -1,0 +1,132 @@
+"""What the cloud wants of this node, mirrored from the local store into memory and kept up to date."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from appengine.podspec import MAX_POD_BYTES, Json
+from metasync.interfaces import Store, StoreError, Watch
+from metasync.keys import NodeKeys
+from metasync.model import EventType, KeyRange, WatchBatch
+
+_RETRY = 2.0
+
+ObjectKey = tuple[str, str, str]
+"""(plural, namespace, name)."""
+
+
+class Desired:
+    """The objects under the node's ``desired`` prefix.
+
+    :param changed: called with the keys of what changed, after every revision; the first time with all there are.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, store: Store, keys: NodeKeys, changed: Callable[[frozenset[ObjectKey]], None]
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._prefix = keys.desired.encode()
+        self._changed = changed
+        self._objects: dict[ObjectKey, bytes] = {}
+        self._watch: Watch | None = None
+        self._loop: Deferred[None] | None = None
+        self._ended: Deferred[StoreError] | None = None
+        self.loaded = False
+
+    def start(self) -> None:
+        self._loop = Deferred.fromCoroutine(self._run())
+
+    async def stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._loop is not None:
+            self._loop.cancel()
+            with suppress(CancelledError):
+                await self._loop
+
+    def pods(self) -> dict[tuple[str, str], bytes]:
+        """(namespace, name) → value."""
+        return {(ns, name): value for (plural, ns, name), value in self._objects.items() if plural == "pods"}
+
+    def config_map(self, namespace: str, name: str) -> Json | None:
+        return self._json(("configmaps", namespace, name))
+
+    def secret(self, namespace: str, name: str) -> Json | None:
+        return self._json(("secrets", namespace, name))
+
+    def _json(self, key: ObjectKey) -> Json | None:
+        value = self._objects.get(key)
+        if value is None or len(value) > MAX_POD_BYTES:
+            return None
+        try:
+            document = json.loads(value)
+        except (ValueError, RecursionError):
+            self._log.warn("{key} in the store is not JSON; it counts as not there", key="/".join(key))
+            return None
+        return document if isinstance(document, dict) else None
+
+    async def _run(self) -> None:
+        said = ""
+        while True:
+            try:
+                found = await self._store.range(KeyRange.prefix(self._prefix))
+            except StoreError as error:
+                if str(error) != said:
+                    said = str(error)
+                    self._log.error("the local store cannot be read; trying again: {error}", error=said)
+                await self._sleep(_RETRY)
+                continue
+            said = ""
+            self._replace({key: kv.value for kv in found.kvs if (key := self._key(kv.key)) is not None})
+            self._ended = Deferred()
+            self._watch = self._store.watch(KeyRange.prefix(self._prefix), found.revision + 1, self)
+            ended = await self._ended
+            self._watch = None
+            self._log.info("the watch of the local store ended ({error}); reading it again", error=str(ended))
+
+    async def _sleep(self, seconds: float) -> None:
+        done: Deferred[None] = Deferred(lambda _: timer.cancel() if timer.active() else None)
+        timer = self._reactor.callLater(seconds, done.callback, None)
+        await done
+
+    def _key(self, key: bytes) -> ObjectKey | None:
+        parts = key[len(self._prefix) :].decode("utf-8", "replace").split("/")
+        return (parts[0], parts[1], parts[2]) if len(parts) == 3 and all(parts) else None
+
+    def _replace(self, objects: dict[ObjectKey, bytes]) -> None:
+        old, self._objects = self._objects, objects
+        self.loaded = True
+        self._changed(frozenset(key for key in old.keys() | objects.keys() if old.get(key) != objects.get(key)))
+
+    # -- WatchObserver ---------------------------------------------------------------------------------------
+
+    def batch(self, batch: WatchBatch) -> None:
+        changed = set()
+        for event in batch.events:
+            key = self._key(event.kv.key)
+            if key is None:
+                continue
+            changed.add(key)
+            if event.type is EventType.PUT:
+                self._objects[key] = event.kv.value
+            else:
+                self._objects.pop(key, None)
+        if changed:
+            self._changed(frozenset(changed))
+
+    def progress(self, revision: int) -> None:
+        return
+
+    def failed(self, error: StoreError) -> None:
+        if self._ended is not None and not self._ended.called:
+            self._ended.callback(error)

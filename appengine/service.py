@@ -1,0 +1,355 @@
+"""The engine: one service that runs a node's pods from the local store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from appengine.desired import Desired, ObjectKey
+from appengine.images import Images
+from appengine.interfaces import NetworkSource, NodeNetwork
+from appengine.network import PodNetworks
+from appengine.node import Node
+from appengine.nodereport import NodeReporter
+from appengine.nodestatus import read_machine
+from appengine.podnet import ClusterDns
+from appengine.podspec import (
+    InvalidPod,
+    Json,
+    PodRef,
+    deletion_grace_of,
+    identify,
+    parse_pod,
+    read_json,
+)
+from appengine.reports import Reports
+from appengine.runtime import ContainerView, EngineError, NoSuchContainer, Runtime, RuntimeUnavailable
+from appengine.threads import Threads
+from appengine.volumes import Volumes
+from appengine.worker import Worker
+from metasync.interfaces import Store, StoreError
+from metasync.keys import NodeKeys
+
+_RESYNC = 300.0
+_RETRY = 2.0
+_FILE_THREADS = 2
+
+
+class Engine(Service):
+    """Runs the pods under a node's ``desired`` prefix on a container engine, and reports on them.
+
+    Stopping the service leaves the containers running; the next start adopts them.
+
+    :param store: the local store.
+    :param docker_url: the engine's address: ``unix:///path`` or ``tcp://host:port``.
+    :param network_source: tells the pod subnet; without one pods wait.
+    :param state_dir: a directory of the engine's own, for volumes.
+    :param cluster_dns: servers and domain of the cluster's name service, where there is one.
+    :param runtime: another runtime than Docker's.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        store: Store,
+        network: str,
+        node: str,
+        docker_url: str,
+        network_source: NetworkSource,
+        state_dir: str | Path,
+        *,
+        cluster_dns: Sequence[str] = (),
+        cluster_domain: str = "cluster.local",
+        runtime: Runtime | None = None,
+    ) -> None:
+        if runtime is None:
+            from appengine.dockerengine import DockerEngine
+
+            runtime = DockerEngine(reactor, docker_url, network, node)
+        keys = NodeKeys(network, node)
+        machine = read_machine()
+        self._reactor = reactor
+        self._runtime = runtime
+        self._source = network_source
+        self._state_dir = Path(state_dir)
+        self._desired = Desired(reactor, store, keys, self._desired_changed)
+        self._networks = PodNetworks(runtime, self._wake_all)
+        self.node = Node(
+            reactor=reactor,
+            network=network,
+            name=node,
+            runtime=runtime,
+            images=Images(reactor, runtime),
+            volumes=Volumes(self._state_dir),
+            files=Threads(reactor, _FILE_THREADS, "files"),
+            reports=Reports(reactor, store, keys),
+            objects=self._desired,
+            pod_network=self._networks,
+            dns=ClusterDns(tuple(cluster_dns), cluster_domain),
+            cpus=machine.cpus,
+            memory=machine.memory,
+            host_files=_host_file,
+            changed=self._pod_gone,
+        )
+        self._node_reporter = NodeReporter(self.node, machine, self._state_dir)
+        self.workers: dict[str, Worker] = {}
+        self._previous: dict[str, Json] = {}
+        self._looking: set[str] = set()
+        self._adopted = False
+        self._starting: Deferred[None] | None = None
+        self._resync = LoopingCall(self._relist)
+        self._resync.clock = reactor
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self.node.files.start()
+        self._source.subscribe(self._place_changed)
+        self._starting = Deferred.fromCoroutine(self._begin())
+        self._starting.addErrback(self._failed_start)
+
+    def _failed_start(self, failure: Any) -> None:
+        if failure.check(CancelledError) is None:
+            self._log.failure("the engine could not start", failure)
+
+    async def _begin(self) -> None:
+        while True:
+            try:
+                self._previous = await self.node.reports.load()
+                break
+            except StoreError as error:
+                self._log.error("the local store cannot be read; trying again: {error}", error=str(error))
+                await _sleep(self._reactor, _RETRY)
+        self._node_reporter.start()
+        self._desired.start()
+        self._runtime.start(self)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop looking after the pods; the containers go on."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._end())
+
+    async def _end(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            with suppress(CancelledError):
+                await self._starting
+        if self._resync.running:
+            self._resync.stop()
+        await self._desired.stop()
+        await self._node_reporter.stop()
+        await gatherResults([Deferred.fromCoroutine(worker.stop()) for worker in self.workers.values()])
+        await self._runtime.stop()
+        await self.node.reports.stop()
+        self.node.files.stop()
+
+    # -- the node's place ---------------------------------------------------------------------------------------
+
+    def _place_changed(self, place: NodeNetwork) -> None:
+        if self.node.place == place:
+            return
+        self.node.place = place
+        self._networks.place(place)
+        self._node_reporter.changed()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for worker in self.workers.values():
+            worker.try_again()
+
+    # -- what is wanted -----------------------------------------------------------------------------------------
+
+    def _desired_changed(self, changed: frozenset[ObjectKey]) -> None:
+        if not self._adopted:
+            return
+        objects = {(namespace, name) for plural, namespace, name in changed if plural != "pods"}
+        namespaces = {namespace for namespace, _ in objects}
+        for plural, namespace, name in changed:
+            if plural == "pods":
+                self._want(namespace, name)
+        for worker in self.workers.values():
+            if worker.ref.namespace in namespaces:
+                worker.try_again(files=True)
+
+    def _want_all(self) -> None:
+        wanted = set(self._desired.pods())
+        here = {(worker.ref.namespace, worker.ref.name) for worker in self.workers.values()}
+        for namespace, name in wanted | here:
+            self._want(namespace, name)
+
+    def _want(self, namespace: str, name: str) -> None:
+        """Bring the workers of one name in line with the store."""
+        value = self._desired.pods().get((namespace, name))
+        named = [w for w in self.workers.values() if (w.ref.namespace, w.ref.name) == (namespace, name)]
+        if value is None:
+            for worker in named:
+                worker.unwant()
+                self._begin_worker(worker)
+            return
+        document: Json = {}
+        try:
+            document = read_json(value, "pod")
+            pod = parse_pod(document, namespace, name)
+            ref = pod.ref
+        except InvalidPod as error:
+            ref = identify(document, namespace, name)
+            worker = self._worker(ref)
+            worker.refuse(error.reason, str(error), deletion_grace_of(document))
+            self._log.warn("pod {pod} cannot run here: {error}", pod=str(ref), error=str(error))
+        else:
+            worker = self._worker(ref)
+            worker.want(pod)
+        for other in named:
+            if other is not worker:
+                other.unwant()
+                self._begin_worker(other)
+                worker.after = other
+        self._begin_worker(worker)
+
+    def _worker(self, ref: PodRef) -> Worker:
+        worker = self.workers.get(ref.uid)
+        if worker is None:
+            worker = self.workers[ref.uid] = Worker(self.node, ref, self._previous.pop(ref.uid, None))
+        return worker
+
+    def _begin_worker(self, worker: Worker) -> None:
+        if not worker.started:
+            worker.start()
+
+    def _pod_gone(self, ref: PodRef) -> None:
+        """A worker is through: nothing of its pod is left. Whoever waits for the name goes on."""
+        self.workers.pop(ref.uid, None)
+        for worker in self.workers.values():
+            if (worker.ref.namespace, worker.ref.name) == (ref.namespace, ref.name):
+                worker.wake()
+        if (ref.namespace, ref.name) in self._desired.pods():
+            self._want(ref.namespace, ref.name)
+
+    # -- RuntimeObserver ----------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        self._networks.forget()
+        Deferred.fromCoroutine(self._adopt()).addErrback(
+            lambda failure: self._log.failure("looking at the containers failed", failure)
+        )
+
+    def disconnected(self, reason: str) -> None:
+        self._node_reporter.engine(None, reason)
+
+    def container_changed(self, container_id: str, what: str) -> None:
+        if container_id in self._looking or not self._adopted:
+            return
+        self._looking.add(container_id)
+        Deferred.fromCoroutine(self._look(container_id)).addErrback(
+            lambda failure: self._log.failure("looking at container {id} failed", failure, id=container_id)
+        )
+
+    async def _look(self, container_id: str) -> None:
+        self._looking.discard(container_id)
+        try:
+            view = await self._runtime.inspect(container_id)
+        except NoSuchContainer:
+            for worker in self.workers.values():
+                worker.lost(container_id)
+        except RuntimeUnavailable:
+            return
+        else:
+            self._seen(view)
+
+    def _seen(self, view: ContainerView) -> None:
+        worker = self.workers.get(view.pod.uid)
+        if worker is not None:
+            worker.seen(view)
+
+    async def _adopt(self) -> None:
+        """Take over what runs: every container of ours belongs to a worker, wanted or not."""
+        try:
+            await self._read_containers()
+            self._node_reporter.engine(await self._runtime.info(), "")
+        except RuntimeUnavailable as error:
+            # The runtime says so itself, and tells us when it is back.
+            self._log.info("looking at the containers: {error}", error=str(error))
+            return
+        if not self._desired.loaded:
+            await _until(self._reactor, lambda: self._desired.loaded)
+        if not self._adopted:
+            self._adopted = True
+            self._want_all()
+            for uid, report in list(self._previous.items()):
+                metadata = report.get("metadata") or {}
+                ref = PodRef(str(metadata.get("namespace")), str(metadata.get("name")), uid)
+                self.node.reports.forget_pod(ref)
+            self._previous.clear()
+            await self._drop_leftovers()
+            self._resync.start(_RESYNC, now=False)
+        self._wake_all()
+
+    async def _read_containers(self) -> None:
+        views = await self._runtime.list()
+        found = {view.id for view in views}
+        for view in views:
+            if view.pod.uid not in self.workers and view.pod.uid:
+                worker = self._worker(view.pod)
+                worker.views[view.id] = view
+                if self._adopted:
+                    worker.unwant()
+                    self._begin_worker(worker)
+            self._seen(view)
+        for worker in list(self.workers.values()):
+            for container_id in set(worker.views) - found:
+                worker.lost(container_id)
+
+    async def _drop_leftovers(self) -> None:
+        """Volumes of pods of which nothing else is left."""
+        for uid in await self.node.files.run(self.node.volumes.uids) - set(self.workers):
+            await self.node.files.run(self.node.volumes.remove, uid)
+
+    def _relist(self) -> Deferred[None]:
+        async def relist() -> None:
+            try:
+                await self._read_containers()
+            except EngineError as error:
+                self._log.info("the slow look at all containers failed: {error}", error=str(error))
+
+        return Deferred.fromCoroutine(relist())
+
+    def status(self) -> Json:
+        """For people: the pods and how they are."""
+        return {
+            "pods": [
+                {"namespace": w.ref.namespace, "name": w.ref.name, "uid": w.ref.uid, "status": w.status}
+                for w in sorted(self.workers.values(), key=lambda w: (w.ref.namespace, w.ref.name))
+            ],
+            "node": self._node_reporter.status,
+        }
+
+
+def _host_file(path: str) -> str:
+    """A small file of the host's; where it cannot be read, an empty one."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(65536)
+    except OSError:
+        return ""
+
+
+async def _sleep(reactor: Any, seconds: float) -> None:
+    done: Deferred[None] = Deferred(lambda _: timer.cancel() if timer.active() else None)
+    timer = reactor.callLater(seconds, done.callback, None)
+    await done
+
+
+async def _until(reactor: Any, condition: Any) -> None:
+    while not condition():
+        await _sleep(reactor, 0.05)

@@ -1,0 +1,516 @@
+"""Brings one pod to what is wanted, and keeps it there: a loop that looks, does the next steps, and waits.
+
+All decisions are :func:`appengine.lifecycle.plan`'s. Nothing is polled: the loop runs when the store or the runtime
+tells of a change, or when a time that the plan named has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from appengine import labels
+from appengine.environment import ConfigError, environment
+from appengine.hooks import run_hook
+from appengine.images import ImageWaiting
+from appengine.killing import Killer, kill_all
+from appengine.lifecycle import (
+    Action,
+    CreateSandbox,
+    History,
+    KillContainer,
+    Plan,
+    RemoveContainer,
+    ResumeContainer,
+    ResumeSandbox,
+    Seen,
+    StartContainer,
+    outcome,
+    plan,
+)
+from appengine.node import Node, NotYet
+from appengine.podspec import Container, Json, Kind, Pod, PodRef
+from appengine.runtime import (
+    ContainerState,
+    ContainerView,
+    EngineError,
+    NoSuchContainer,
+    RuntimeUnavailable,
+)
+from appengine.starting import make_container, make_sandbox, prepare_mounts, prepare_volumes
+from appengine.status import SUCCEEDED, pod_status, refused_status, rfc3339
+
+_RETRY = 10.0
+_FAILED_STEP = 5.0
+
+
+class Worker:
+    """The life of one pod (one UID) on this node.
+
+    :param previous: the pod's last PodReport, if there is one.
+    """
+
+    _log = Logger()
+
+    def __init__(self, node: Node, ref: PodRef, previous: Json | None) -> None:
+        self.ref = ref
+        self.node = node
+        self.pod: Pod | None = None
+        self.refusal: tuple[str, str] | None = None
+        self.wanted = False
+        self.views: dict[str, ContainerView] = {}
+        self.status: Json = (previous or {}).get("status") or {}
+        self.history = remembered(self.status)
+        self.gone = False
+        self.after: Worker | None = None
+        self._grace: float | None = None
+        self._terminating_since = 0.0
+        self._admitted = bool(self.status)
+        self._dirty = True
+        self._stopped = False
+        self._cleared = False
+        self._stale_files = False
+        self._woken: Deferred[None] | None = None
+        self._loop: Deferred[None] | None = None
+        self.killer = Killer(node.reactor, node.runtime, self._runs, self._pre_stop)
+
+    # -- what is told to the worker ---------------------------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        return self._loop is not None
+
+    def start(self) -> None:
+        self._loop = Deferred.fromCoroutine(self._run())
+
+    def want(self, pod: Pod) -> None:
+        """The pod is wanted so; with a deletion grace it is to be stopped."""
+        if self.pod is not None and self.pod.digest == pod.digest and self.pod == pod and self.wanted:
+            return
+        self.pod, self.refusal, self.wanted = pod, None, True
+        if pod.deletion_grace is not None:
+            self.terminate(pod.deletion_grace)
+        self.wake()
+
+    def refuse(self, reason: str, message: str, deletion_grace: int | None) -> None:
+        """The pod is wanted, but cannot run here. What runs of it is stopped."""
+        self.refusal, self.wanted = (reason, message), True
+        if deletion_grace is not None:
+            self.terminate(deletion_grace)
+        self.wake()
+
+    def unwant(self) -> None:
+        """The pod is wanted no more."""
+        self.wanted = False
+        self.terminate(self._own_grace())
+        self.wake()
+
+    def terminate(self, grace: float) -> None:
+        """Stop the pod. The shortest grace period ever given counts."""
+        if self._grace is None:
+            self._terminating_since = self.node.now()
+            self._grace = grace
+        else:
+            self._grace = min(self._grace, grace)
+        for view in self.views.values():
+            if self.killer.busy(view.id):
+                self.killer.kill(view, self._left(), "the pod is to be stopped")
+
+    def _own_grace(self) -> float:
+        if self.pod is not None:
+            return float(self.pod.grace)
+        graces = [labels.number(v.labels, labels.GRACE, labels.DEFAULT_GRACE) for v in self.views.values()]
+        return float(max(graces, default=labels.DEFAULT_GRACE))
+
+    @property
+    def terminating(self) -> bool:
+        return self._grace is not None
+
+    def seen(self, view: ContainerView) -> None:
+        """A container of the pod was looked at."""
+        if self.views.get(view.id) == view:
+            return
+        self.views[view.id] = view
+        self.killer.changed(view.id)
+        self.wake()
+
+    def lost(self, container_id: str) -> None:
+        """A container of the pod is gone."""
+        if self.views.pop(container_id, None) is not None:
+            self.killer.changed(container_id)
+            self.wake()
+
+    def try_again(self, files: bool = False) -> None:
+        """What held the pod up may be over; with ``files``, its volumes may have changed."""
+        self.history.retry_at.clear()
+        self._stale_files = self._stale_files or files
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again."""
+        self._dirty = True
+        if self._woken is not None and not self._woken.called:
+            self._woken.callback(None)
+
+    async def stop(self) -> None:
+        """The agent goes down; the pod goes on."""
+        self._stopped = True
+        self.killer.stop()
+        self.wake()
+        if self._loop is not None:
+            self._loop.cancel()
+            with suppress(CancelledError):
+                await self._loop
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not self._stopped and not self.gone:
+            self._dirty = False
+            wake: float | None = None
+            try:
+                wake = await self._step()
+            except RuntimeUnavailable as error:
+                wake = self.node.now() + _RETRY
+                self._log.info("pod {pod} waits for the engine: {error}", pod=str(self.ref), error=str(error))
+            except EngineError as error:
+                wake = self.node.now() + _FAILED_STEP
+                self._log.warn("pod {pod}: {error}", pod=str(self.ref), error=str(error))
+            except CancelledError:
+                raise
+            except Exception:
+                # A fault of ours must cost this pod only, and be seen.
+                wake = self.node.now() + _RETRY
+                self._log.failure("pod {pod}: the next step failed", pod=str(self.ref))
+            if not self._dirty and not self.gone and not self._stopped:
+                await self._wait(wake)
+
+    async def _wait(self, until: float | None) -> None:
+        self._woken = Deferred()
+        timer = None
+        if until is not None:
+            timer = self.node.reactor.callLater(max(0.05, until - self.node.now()), self.wake)
+        try:
+            await self._woken
+        finally:
+            self._woken = None
+            if timer is not None and timer.active():
+                timer.cancel()
+
+    async def _step(self) -> float | None:
+        if self.after is not None:
+            if not self.after.gone:
+                return None
+            self.after = None
+        if self.terminating:
+            return await self._terminate()
+        if self.refusal is not None:
+            return await self._refused()
+        assert self.pod is not None
+        if not self._admitted and (why := self.node.admit(self.pod)) is not None:
+            self.history.phase, self.history.reason, self.history.message = "Failed", *why
+        self._admitted = True
+        await self._note_ends()
+        if not self.history.start_time:
+            self.history.start_time = rfc3339(self.node.now())
+        deadline = self._check_deadline(self.pod)
+        if not self.history.phase:
+            self.history.phase = outcome(self.pod, Seen(self.views.values()))
+        await self._drop_misplaced(self.pod)
+        await self._refresh_files(self.pod)
+        next_steps = plan(self.pod, tuple(self.views.values()), self.history, self.node.now())
+        for action in next_steps.actions:
+            if self.terminating or self._stopped:
+                break
+            await self._do(self.pod, action)
+        self.report()
+        return self._when(next_steps, deadline)
+
+    def _when(self, next_steps: Plan, deadline: float | None) -> float | None:
+        if any(not isinstance(action, KillContainer) for action in next_steps.actions):
+            self._dirty = True
+        now = self.node.now()
+        times = [t for t in (next_steps.wake, deadline, *self.history.retry_at.values()) if t and t > now]
+        return min(times, default=None)
+
+    def _check_deadline(self, pod: Pod) -> float | None:
+        """activeDeadlineSeconds counts from the pod's start time."""
+        from appengine.dockerjson import timestamp
+
+        if pod.active_deadline is None or self.history.phase:
+            return None
+        end = timestamp(self.history.start_time) + pod.active_deadline
+        if end > self.node.now():
+            return end
+        self.history.phase, self.history.reason = "Failed", "DeadlineExceeded"
+        self.history.message = "Pod was active on the node longer than the specified deadline"
+        return None
+
+    async def _drop_misplaced(self, pod: Pod) -> None:
+        """A sandbox whose address is of another subnet than the node has now is replaced."""
+        sandbox = Seen(self.views.values()).sandbox
+        if sandbox is None or pod.host_network or not sandbox.addresses:
+            return
+        if not all(self.node.pod_network.holds(address) for address in sandbox.addresses):
+            self._log.info("pod {pod} gets a new address: the node's subnet has changed", pod=str(self.ref))
+            await self._remove(sandbox)
+
+    async def _refresh_files(self, pod: Pod) -> None:
+        """Changed ConfigMaps and Secrets appear in the running pod."""
+        sandbox = Seen(self.views.values()).sandbox
+        if not self._stale_files or sandbox is None:
+            return
+        self._stale_files = False
+        try:
+            await prepare_volumes(self.node, pod, sandbox.addresses)
+        except ConfigError as error:
+            self._log.warn("pod {pod} keeps its old files: {error}", pod=str(self.ref), error=str(error))
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    async def _do(self, pod: Pod, action: Action) -> None:
+        if isinstance(action, KillContainer):
+            if not self.killer.busy(action.view.id):
+                grace = pod.grace if action.grace is None else action.grace
+                self.killer.kill(action.view, grace, action.reason).addCallback(lambda _: self.wake())
+        elif isinstance(action, RemoveContainer):
+            await self._remove(action.view)
+        elif isinstance(action, CreateSandbox | ResumeSandbox):
+            await self._sandbox(pod, action)
+        else:
+            await self._container(pod, action)
+
+    async def _sandbox(self, pod: Pod, action: CreateSandbox | ResumeSandbox) -> None:
+        history = self.history
+        try:
+            await prepare_volumes(self.node, pod, ())
+            if isinstance(action, ResumeSandbox):
+                await self._resume_sandbox(pod, action.view)
+            else:
+                self.seen(await make_sandbox(self.node, pod, action.attempt))
+        except RuntimeUnavailable:
+            raise
+        except (NotYet, ConfigError, EngineError) as error:
+            history.retry_at[""] = self.node.now() + _FAILED_STEP
+            for container in pod.every_container:
+                history.waiting[container.name] = ("ContainerCreating", str(error))
+            self._log.info("pod {pod} cannot start yet: {error}", pod=str(self.ref), error=str(error))
+            return
+        history.retry_at.pop("", None)
+        history.waiting.clear()
+
+    async def _resume_sandbox(self, pod: Pod, pause: ContainerView) -> None:
+        if not pod.host_network:
+            await self.node.pod_network.ready()
+        dead = {view.id for view in self.views.values() if view.state is ContainerState.EXITED}
+        try:
+            await self.node.runtime.start_container(pause.id)
+        except RuntimeUnavailable:
+            raise
+        except EngineError as error:
+            self.history.beyond_resuming.add(pause.id)
+            self._log.info("pod {pod} gets a new sandbox: {error}", pod=str(self.ref), error=str(error))
+            return
+        self.history.interrupted.update(dead)
+        await self._look(pause.id)
+
+    async def _container(self, pod: Pod, action: StartContainer | ResumeContainer) -> None:
+        container, history = action.container, self.history
+        sandbox = Seen(self.views.values()).sandbox
+        if sandbox is None:
+            return
+        try:
+            if isinstance(action, ResumeContainer):
+                identity = await self._resume(pod, container, action.view, sandbox)
+            else:
+                await prepare_volumes(self.node, pod, sandbox.addresses)
+                identity = await make_container(
+                    self.node, pod, container, action.attempt, sandbox, self._image_ready(container.name)
+                )
+                if action.after is not None and action.after.sandbox == sandbox.id:
+                    history.backoff.failed(container.name, action.after.finished_at, self.node.now())
+                history.restarts[container.name] = action.attempt
+        except ImageWaiting as waiting:
+            self._wait_for(container, waiting.reason or "ContainerCreating", waiting.message, waiting.retry_at)
+            return
+        except ConfigError as error:
+            self._wait_for(container, "CreateContainerConfigError", str(error), self.node.now() + _RETRY)
+            return
+        except RuntimeUnavailable:
+            raise
+        except EngineError as error:
+            self._wait_for(container, "CreateContainerError", str(error), self.node.now() + _RETRY)
+            return
+        try:
+            await self.node.runtime.start_container(identity)
+        except RuntimeUnavailable:
+            raise
+        except EngineError as error:
+            self._wait_for(container, "RunContainerError", str(error), self.node.now() + _RETRY)
+            await self._look(identity)
+            return
+        history.waiting.pop(container.name, None)
+        history.retry_at.pop(container.name, None)
+        history.interrupted.discard(identity)
+        await self._look(identity)
+        self._log.info("started container {name} of pod {pod}", name=container.name, pod=str(self.ref))
+        self._post_start(pod, container, identity, sandbox)
+
+    async def _resume(self, pod: Pod, container: Container, view: ContainerView, sandbox: ContainerView) -> str:
+        """Make again what a container has mounted, which a boot may have cleared."""
+        addresses = self.node.addresses.addresses if pod.host_network else sandbox.addresses
+        await prepare_volumes(self.node, pod, sandbox.addresses)
+        variables = environment(pod, container, self.node.objects, self.node.facts(addresses))
+        await prepare_mounts(self.node, pod, container, view.attempt, variables, addresses)
+        self.history.messages.pop(view.id, None)
+        return view.id
+
+    def _image_ready(self, name: str) -> Callable[[], None]:
+        def ready() -> None:
+            self.history.retry_at.pop(name, None)
+            self.wake()
+
+        return ready
+
+    def _wait_for(self, container: Container, reason: str, message: str, retry_at: float | None) -> None:
+        self.history.waiting[container.name] = (reason, message)
+        # Without a time somebody wakes us; the far one is for safety.
+        self.history.retry_at[container.name] = retry_at or self.node.now() + 300
+        if reason != "ContainerCreating":
+            self._log.info(
+                "container {name} of pod {pod}: {reason}: {message}",
+                name=container.name,
+                pod=str(self.ref),
+                reason=reason,
+                message=message,
+            )
+
+    def _post_start(self, pod: Pod, container: Container, identity: str, sandbox: ContainerView) -> None:
+        handler = (container.get("lifecycle") or {}).get("postStart")
+        view = self.views.get(identity)
+        if not handler or view is None:
+            return
+
+        def failed(failure: object) -> None:
+            self.history.unhealthy[identity] = f"postStart failed: {failure}"
+            self.wake()
+
+        host = sandbox.addresses[0] if sandbox.addresses else "127.0.0.1"
+        ports = container.get("ports") or []
+        Deferred.fromCoroutine(run_hook(self.node, view, handler, ports, host)).addErrback(
+            lambda failure: failed(failure.getErrorMessage())
+        )
+
+    async def _pre_stop(self, view: ContainerView, marked: Json) -> None:
+        sandbox = Seen(self.views.values()).sandbox
+        host = sandbox.addresses[0] if sandbox is not None and sandbox.addresses else "127.0.0.1"
+        await run_hook(self.node, view, marked.get("handler") or {}, marked.get("ports") or [], host)
+
+    def _runs(self, container_id: str) -> bool:
+        view = self.views.get(container_id)
+        return view is not None and view.running
+
+    async def _look(self, container_id: str) -> None:
+        try:
+            self.seen(await self.node.runtime.inspect(container_id))
+        except NoSuchContainer:
+            self.lost(container_id)
+
+    async def _remove(self, view: ContainerView) -> None:
+        await self.node.runtime.remove(view.id)
+        self.views.pop(view.id, None)
+        for known in (self.history.messages, self.history.started, self.history.ready, self.history.unhealthy):
+            known.pop(view.id, None)
+        if view.kind is not Kind.PAUSE:
+            await self.node.files.run(self.node.volumes.forget_message, self.ref.uid, view.name, view.attempt)
+
+    async def _note_ends(self) -> None:
+        """Read the last words of containers that have ended."""
+        for view in list(self.views.values()):
+            if view.state is not ContainerState.EXITED or view.kind is Kind.PAUSE:
+                continue
+            self.history.unhealthy.pop(view.id, None)
+            if view.id not in self.history.messages:
+                self.history.messages[view.id] = await self.node.files.run(
+                    self.node.volumes.message, self.ref.uid, view.name, view.attempt
+                )
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def _left(self) -> float:
+        grace = self._grace if self._grace is not None else 0.0
+        return max(0.0, self._terminating_since + grace - self.node.now())
+
+    async def _refused(self) -> float | None:
+        """Nothing of a refused pod runs."""
+        await self._kill_everything("the pod cannot run on this node")
+        self.report()
+        return None
+
+    async def _terminate(self) -> float | None:
+        if not self._cleared:
+            if (wake := await self._clear()) is not None:
+                return wake
+            self._cleared = True
+        if self.wanted:
+            self.report(gone=True)
+            return None
+        self.node.reports.forget_pod(self.ref)
+        self.gone = True
+        self._log.info("pod {pod} is gone", pod=str(self.ref))
+        self.node.changed(self.ref)
+        return None
+
+    async def _clear(self) -> float | None:
+        """Stop and remove all there is of the pod; a time to look again if it would not stop."""
+        self.report()
+        await self._kill_everything("the pod is to be stopped")
+        await self._note_ends()
+        if any(view.running and view.kind is not Kind.PAUSE for view in self.views.values()):
+            return self.node.now() + _RETRY
+        self.report()
+        for view in list(self.views.values()):
+            await self._remove(view)
+        await self.node.files.run(self.node.volumes.remove, self.ref.uid)
+        return None
+
+    async def _kill_everything(self, reason: str) -> None:
+        running = [view for view in self.views.values() if view.running and view.kind is not Kind.PAUSE]
+        await kill_all(self.killer, running, self._left, reason)
+        for view in [view for view in self.views.values() if view.kind is Kind.PAUSE and view.running]:
+            await self.node.runtime.signal(view.id, "SIGKILL")
+
+    def report(self, gone: bool = False) -> None:
+        """Write the pod's status, if it has changed."""
+        now = self.node.now()
+        if self.refusal is not None:
+            self.status = refused_status(*self.refusal, now, self.status)
+        elif self.pod is not None and not (gone and not self.views and self.status):
+            views = tuple(self.views.values())
+            self.status = pod_status(
+                self.pod, views, self.history, self.node.addresses, now, self.status, self.terminating
+            )
+        elif self.terminating and not self.status:
+            return
+        self.node.reports.pod(self.ref, self.status, gone)
+
+
+def remembered(status: Json) -> History:
+    """What an earlier run of the agent reported, as far as it matters for what follows."""
+    history = History()
+    phase = status.get("phase")
+    history.start_time = str(status.get("startTime") or "")
+    if phase in (SUCCEEDED, "Failed"):
+        history.phase = phase
+        history.reason, history.message = str(status.get("reason") or ""), str(status.get("message") or "")
+    for key in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(key) or ():
+            name = str(container.get("name"))
+            if container.get("containerID") or container.get("lastState"):
+                history.restarts[name] = int(container.get("restartCount") or 0)
+                ended = container.get("state") or {}
+                history.last_states[name] = ended if "terminated" in ended else container.get("lastState") or {}
+    return history
