@@ -17,7 +17,6 @@ from kubebus.interfaces import IPAddress, IPNetwork, NodeRecord, Subscription
 from kubebus.packets import HEADER_SIZE, NO_OFFLOAD
 from kubebus.tundevice import Receiver, TunCounters
 
-
 _BATCH = 4
 
 

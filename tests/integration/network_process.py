@@ -1,0 +1,151 @@
+# mypy: disallow-untyped-calls=False
+"""A router or an edge of the network alone, as a process: real TLS, real TUN, addresses from a file.
+
+``python -m tests.integration.network_process CONFIG.json``; it listens on a UNIX socket for one JSON line at a time
+and answers each with one: ``["status"]``, ``["revoke", "edge1"]``.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from ipaddress import IPv6Network, ip_network
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.endpoints import TCP6ServerEndpoint, UNIXServerEndpoint
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.protocols.basic import LineReceiver
+
+from kubebus.addresses import AddressPlan
+from kubebus.ca import Authority, issue_router
+from kubebus.credentials import Keyring
+from kubebus.dialling import router_identity, tls_dialler
+from kubebus.edge import EdgeLinkService, EdgeOptions
+from kubebus.identity import PeerIdentity, Role
+from kubebus.listener import Listener
+from kubebus.netconf import LinuxHostNetwork
+from kubebus.network import Network
+from kubebus.router import RouterOptions, RouterService, farewell
+from kubebus.session import Timing
+from kubebus.status import as_json
+from kubebus.testing_net import MemoryMembers, node_record
+from kubebus.tlsconfig import LINK, ServerTLS
+from kubebus.tun import open_tun
+
+ULA = IPv6Network("fd00:b::/48")
+
+
+class Control(LineReceiver):
+    delimiter = b"\n"
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    def lineReceived(self, line: bytes) -> None:
+        name, *arguments = json.loads(line)
+        self.sendLine(json.dumps(getattr(self._node, name)(*arguments)).encode())
+
+
+class Node:
+    service: Service
+
+    def status(self) -> Any:
+        # ru_maxrss is the most there ever was; statm what is there now, in pages.
+        rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return {**as_json(self.service.status()), "rss": rss}  # type: ignore[attr-defined]
+
+
+class RouterNode(Node):
+    def __init__(self, reactor: Any, config: dict[str, Any]) -> None:
+        numbers: dict[str, int] = config["nodes"]
+        self.members = MemoryMembers(*(node_record(name, number) for name, number in numbers.items()))
+        self._numbers = numbers
+        identity = PeerIdentity("default", Role.ROUTER, "router")
+        network = Network(
+            plan=AddressPlan(ULA),
+            advertise=tuple(map(ip_network, config["advertise"])),
+            mtu=config.get("mtu", 1500),
+        )
+        self.service = router = RouterService(
+            reactor,
+            network,
+            identity,
+            self.members,
+            lambda name: open_tun(reactor, name),
+            LinuxHostNetwork(),
+            RouterOptions(time.time, lambda: config["routers"], timing=Timing(**config.get("timing", {}))),
+        )
+        authority = Authority.load(Path(config["authority"]))
+        issued = issue_router(authority, identity, ["198.51.100.10"], time.time())
+        tls = ServerTLS(issued, [authority.certificate], [LINK])
+
+        async def check(identity: PeerIdentity, key: str) -> None:
+            pass
+
+        self.listener = Listener(
+            reactor,
+            TCP6ServerEndpoint(reactor, config["port"]),
+            tls,
+            {LINK: router.build_link},
+            check,
+            lambda failure: failure.printTraceback(),
+            farewells={LINK: lambda refused: farewell(str(refused))},
+        )
+        router.startService()
+        self.listener.startService()
+
+    def revoke(self, name: str) -> bool:
+        self.members.put(node_record(name, self._numbers[name], revoked_at=time.time()))
+        return True
+
+
+class EdgeNode(Node):
+    def __init__(self, reactor: Any, config: dict[str, Any]) -> None:
+        state = Path(config["state"])
+        keyring = Keyring(state)
+        self.service = EdgeLinkService(
+            reactor,
+            Network(),
+            keyring.present.identity,
+            tls_dialler(reactor, lambda: keyring.client_connection_creator(LINK)),
+            lambda: config["routers"],
+            router_identity,
+            state,
+            lambda name: open_tun(reactor, name),
+            LinuxHostNetwork(),
+            EdgeOptions(time.time, keyring.learn_time, timing=Timing(**config.get("timing", {}))),
+        )
+        self.service.startService()
+
+
+class ControlFactory(Factory):
+    noisy = False
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def buildProtocol(self, addr: IAddress | None) -> Control:
+        return Control(self._node)
+
+
+def main() -> None:
+    from twisted.internet import reactor
+
+    anything: Any = reactor
+    config = json.loads(Path(sys.argv[1]).read_text())
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
+    node = {"router": RouterNode, "edge": EdgeNode}[config["role"]](anything, config)
+    Path(config["control"]).unlink(missing_ok=True)
+    UNIXServerEndpoint(anything, config["control"]).listen(ControlFactory(node))
+    anything.addSystemEventTrigger("before", "shutdown", node.service.stopService)
+    anything.run()
+
+
+if __name__ == "__main__":
+    main()

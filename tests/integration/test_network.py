@@ -1,0 +1,79 @@
+"""The network with real namespaces, NAT, TLS and TUN devices: who reaches whom, and how it looks from there."""
+
+from __future__ import annotations
+
+from twisted.trial import unittest
+
+from kubebus.testing_net import node_record
+from tests.integration.network_lab import NetworkLab
+from tests.lab.namespace import Namespace
+
+
+class NetworkTests(unittest.SynchronousTestCase):
+    lab: NetworkLab
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.lab = lab = NetworkLab()
+        cls.addClassCleanup(lab.close)
+        lab.start()
+        for namespace in (lab.net.vm, lab.net.pod, lab.net.eip, *lab.pods, *(site.node for site in lab.net.sites)):
+            lab.serve(namespace)
+
+    def ends(self) -> list[tuple[str, Namespace, str, str]]:
+        """Every kind of endpoint: its name, where it is, its addresses."""
+        lab, net = self.lab, self.lab.net
+        ends = [
+            ("EIP VM", net.eip, "10.250.0.1", "fd00:b::1"),
+            ("cloud VM", net.vm, net.vm_address, net.vm_address6),
+            ("cloud container", net.pod, net.pod_address, net.pod_address6),
+        ]
+        for number, (site, pod) in enumerate(zip(net.sites, lab.pods, strict=True), 2):
+            record = node_record("", number)
+            ends.append((f"edge{number - 1}", site.node, *map(str, record.addresses)))  # type: ignore[arg-type]
+            ends.append((f"pod{number - 1}", pod, *(str(subnet[9]) for subnet in record.pod_subnets)))  # type: ignore[arg-type]
+        return ends
+
+    def test_the_matrix(self) -> None:
+        """Everybody reaches everybody by ICMP, UDP and TCP over IPv4 and IPv6, and is seen with its own address."""
+        ends = self.ends()
+        for name, namespace, *sources in ends:
+            for other, _, *targets in ends:
+                if name == other or not {name[:3], other[:3]} & {"edg", "pod"}:
+                    continue
+                for source, target in zip(sources, targets, strict=True):
+                    where = f"{name} -> {other} ({target})"
+                    self.assertTrue(namespace.ping(target), where)
+                    if name == "EIP VM" or {name[-1], other[-1]} in ({"1"}, {"2"}):
+                        # It has several addresses of its own; a node and its pod need no tunnel.
+                        continue
+                    for kind, size in (("udp", 1200), ("tcp", 10000)):
+                        seen = self.lab.traffic(namespace, kind, target, size)
+                        self.assertEqual((seen["source"], seen["bytes"]), (source, size), where)
+
+    def test_full_size_packets_with_df(self) -> None:
+        source, target = self.lab.pods[0], str(node_record("", 3).pod_subnets[0][9])
+        self.assertEqual(self.lab.traffic(source, "udp", target, 1472)["bytes"], 1472)
+        source.run(["ping", "-n", "-q", "-c", "2", "-i", "0.2", "-M", "do", "-s", "1472", target])
+
+    def test_bulk(self) -> None:
+        size = 200_000_000
+        for source, target in ((self.lab.pods[0], str(node_record("", 3).pod_subnets[0][9])),
+                               (self.lab.net.vm, str(node_record("", 2).pod_subnets[1][9]))):  # fmt: skip
+            seen = self.lab.traffic(source, "tcp", target, size)
+            self.assertEqual(seen["bytes"], size)
+            print(f"bulk to {target}: {size * 8 / seen['seconds'] / 1e6:.0f} Mbit/s")
+        status = self.lab.router.status()
+        # Packets this large come only with segmentation offload on all the way.
+        link = status["nodes"][1]["link"]
+        self.assertGreater(status["nodes"][0]["link"]["received_bytes"], size)
+        self.assertEqual([node["malformed"] + node["spoofed"] for node in status["nodes"]], [0, 0])
+        self.assertEqual(link["backlog"], 0)
+        self.assertEqual(status["tun"]["refused"], 0)
+
+    def test_spoofed_sources_are_dropped(self) -> None:
+        """What is not the node's own source does not even leave it."""
+        node = self.lab.net.sites[0].node
+        before = self.lab.edges[0].status()["foreign"]
+        node.run(["ping", "-n", "-c", "1", "-W", "0.3", "-I", "192.168.1.11", "10.10.0.11"], check=False)
+        self.assertGreater(self.lab.edges[0].status()["foreign"], before)
