@@ -1,0 +1,313 @@
+# mypy: disallow-untyped-calls=False
+"""The local administration socket: HTTP and JSON over a UNIX socket that only root can open.
+
+Each part of the system brings its own resource; :mod:`kubebus.cli` is the client. Paths begin with ``/v1/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from kubebus.identity import InvalidIdentity
+from kubebus.interfaces import NodeRecord, RegistryError
+from kubebus.joinstring import HostPort, JoinString
+from kubebus.members import Members, NotFound, NotRevoked
+from kubebus.records import TokenRecord
+from kubebus.tokens import TOKEN_LIFETIME
+
+_log = Logger()
+
+
+class BadRequest(ValueError):
+    """The request cannot be done as it stands. The message says why."""
+
+
+Answer = object | Awaitable[object]
+
+
+class JSONResource(Resource):
+    """A leaf that answers JSON. Give it one function per HTTP method.
+
+    A function gets the request's JSON body (``None`` for an empty one) and its query (the last value of each name)
+    and returns what ``json`` can write, or an awaitable of it. Known errors become an answer with ``{"error": …}``:
+    :class:`BadRequest` 400, :class:`kubebus.members.NotFound` 404, :class:`kubebus.interfaces.RegistryError` 503.
+    """
+
+    isLeaf = True
+
+    def __init__(self, **methods: Callable[[Any, Mapping[str, str]], Answer]) -> None:
+        super().__init__()
+        self._methods = methods
+
+    def render(self, request: Request) -> int | bytes:
+        method = self._methods.get(request.method.decode("ascii", "replace"))
+        if method is None:
+            return error_answer(request, 405, f"use {', '.join(self._methods)} here")
+        work = Deferred.fromCoroutine(self._answer(request, method))
+        gone = request.notifyFinish()
+        gone.addErrback(lambda _: work.cancel())
+        work.addErrback(_unexpected, request)
+        return NOT_DONE_YET
+
+    async def _answer(self, request: Request, method: Callable[[Any, Mapping[str, str]], Answer]) -> None:
+        try:
+            answer = method(_body(request), query_of(request))
+            if isinstance(answer, Awaitable):
+                answer = await answer
+        except (BadRequest, InvalidIdentity) as error:
+            status, answer = 400, {"error": str(error)}
+        except NotFound as error:
+            status, answer = 404, {"error": str(error.args[0])}
+        except NotRevoked as error:
+            status, answer = 409, {"error": str(error)}
+        except RegistryError as error:
+            status, answer = 503, {"error": str(error)}
+        else:
+            status = 200
+        finish_json(request, status, answer)
+
+
+def _unexpected(failure: Failure, request: Request) -> None:
+    if failure.check(CancelledError):
+        return
+    _log.failure("The request {path} failed", failure, path=request.path.decode("ascii", "replace"))
+    finish_json(request, 500, {"error": f"internal error: {failure.value!r}; the daemon's log has more"})
+
+
+def finish_json(request: Request, status: int, answer: object) -> None:
+    """Answer a request that is still open; nothing happens if its client has gone."""
+    if request.finished or request._disconnected:
+        return
+    body = json.dumps(answer).encode()
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"application/json")
+    request.setHeader(b"content-length", str(len(body)).encode())
+    request.write(body)
+    request.finish()
+
+
+def error_answer(request: Request, status: int, message: str) -> bytes:
+    """For ``render``: the body of an answer that says what is wrong."""
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"application/json")
+    return json.dumps({"error": message}).encode()
+
+
+def query_of(request: Request) -> dict[str, str]:
+    """The last value of each name in the query."""
+    args: Mapping[bytes, list[bytes]] = request.args or {}
+    return {name.decode("utf-8", "replace"): values[-1].decode("utf-8", "replace") for name, values in args.items()}
+
+
+def _body(request: Request) -> object:
+    assert request.content is not None
+    content = request.content.read()
+    if not content:
+        return None
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+
+
+# The resources of this package
+
+
+class TokensResource(Resource):
+    """``GET /v1/tokens``, ``POST /v1/tokens``, ``DELETE /v1/tokens/ID``.
+
+    :param routers: where new nodes reach the routers, for join strings.
+    :param ca_hash: of the CA that routers show now.
+    """
+
+    def __init__(
+        self, members: Members, routers: Callable[[], tuple[HostPort, ...]], ca_hash: Callable[[], str]
+    ) -> None:
+        super().__init__()
+        self._members = members
+        self._routers = routers
+        self._ca_hash = ca_hash
+        self._all = JSONResource(GET=self._list, POST=self._create)
+
+    def render(self, request: Request) -> int | bytes:
+        return self._all.render(request)
+
+    def getChild(self, path: bytes, request: Request) -> IResource:
+        token_id = path.decode("ascii", "replace")
+
+        async def revoke(body: object, query: Mapping[str, str]) -> object:
+            await self._members.revoke_token(token_id)
+            return {"revoked": token_id}
+
+        return JSONResource(DELETE=revoke) if path else self._all
+
+    async def _list(self, body: object, query: Mapping[str, str]) -> object:
+        return {"tokens": [token_json(token) for token in await self._members.tokens()]}
+
+    async def _create(self, body: object, query: Mapping[str, str]) -> object:
+        fields = body if isinstance(body, dict) else {}
+        node, lifetime = fields.get("node"), fields.get("lifetime", TOKEN_LIFETIME)
+        if not (node is None or isinstance(node, str)) or not isinstance(lifetime, int | float):
+            raise BadRequest("'node' must be a name and 'lifetime' a number of seconds")
+        try:
+            token, secret = await self._members.create_token(float(lifetime), node)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        join_string = JoinString(
+            self._members.network, self._routers(), self._ca_hash(), token.id, secret, token.expires_at, token.node
+        )
+        return {**token_json(token), "joinString": join_string.encode()}
+
+
+def token_json(token: TokenRecord) -> dict[str, object]:
+    return {
+        "id": token.id,
+        "node": token.node,
+        "createdAt": token.created_at,
+        "expiresAt": token.expires_at,
+        "usedAt": token.used_at,
+        "usedBy": token.used_by,
+    }
+
+
+class NodesResource(Resource):
+    """``GET /v1/nodes``, ``POST /v1/nodes/NAME/revoke``, ``DELETE /v1/nodes/NAME``.
+
+    :param links: what is known of the live links, by node: merged into what the registry says.
+    """
+
+    def __init__(self, members: Members, links: Callable[[], Mapping[str, Mapping[str, object]]] = dict) -> None:
+        super().__init__()
+        self._members = members
+        self._links = links
+        self._all = JSONResource(GET=self._list)
+
+    def render(self, request: Request) -> int | bytes:
+        return self._all.render(request)
+
+    def getChild(self, path: bytes, request: Request) -> IResource:
+        if not path:
+            return self._all
+        name = path.decode("ascii", "replace")
+
+        async def revoke(body: object, query: Mapping[str, str]) -> object:
+            node = await self._members.revoke(name)
+            return {"revoked": name, "revokedAt": node.revoked_at}
+
+        async def remove(body: object, query: Mapping[str, str]) -> object:
+            await self._members.remove(name)
+            return {"removed": name}
+
+        node = Resource()
+        node.putChild(b"", JSONResource(DELETE=remove))
+        node.putChild(b"revoke", JSONResource(POST=revoke))
+        # DELETE /v1/nodes/NAME ends here, without a further segment.
+        node.render = JSONResource(DELETE=remove).render  # type: ignore[method-assign]
+        return node
+
+    async def _list(self, body: object, query: Mapping[str, str]) -> object:
+        links = self._links()
+        nodes = await self._members.nodes()
+        return {"nodes": [{**node_json(node), **links.get(node.name, {})} for node in nodes]}
+
+
+def node_json(node: NodeRecord) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "addresses": list(map(str, node.addresses)),
+        "podSubnets": list(map(str, node.pod_subnets)),
+        "enrolledAt": node.enrolled_at,
+        "revokedAt": node.revoked_at,
+    }
+
+
+def status_resource(status: Callable[[], Answer]) -> JSONResource:
+    """``GET /v1/status``: whatever ``status`` returns, which ``json`` can write."""
+    return JSONResource(GET=lambda body, query: status())
+
+
+# The socket
+
+
+class AdminSite(Site):
+    """:param resources: by the path segment after ``/v1/``, for instance ``{"tokens": TokensResource(…)}``."""
+
+    noisy = False
+
+    def __init__(self, reactor: Any, resources: Mapping[str, IResource]) -> None:
+        root, v1 = Resource(), Resource()
+        root.putChild(b"v1", v1)
+        for name, resource in resources.items():
+            v1.putChild(name.encode("ascii"), resource)
+        super().__init__(root, reactor=reactor)
+
+    def log(self, request: Request) -> None:
+        """Administration is not worth an access log."""
+
+
+class AdminService(Service):
+    """Listens on a UNIX socket (0600) while it runs; its directory is made (0700) if it is missing.
+
+    :raises OSError: from ``startService``, if the socket cannot be had: another daemon may be serving it.
+    """
+
+    def __init__(self, reactor: Any, path: Path, resources: Mapping[str, IResource]) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._site = AdminSite(reactor, resources)
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_stale(self._path)
+        mask = os.umask(0o177)
+        try:
+            self._port = self._reactor.listenUNIX(str(self._path), self._site, mode=0o600)
+        finally:
+            os.umask(mask)
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()
+        port, self._port = self._port, None
+        if port is None:
+            return None
+        stopped: Deferred[None] = maybeDeferred(port.stopListening)  # type: ignore[call-overload]
+        return stopped
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a daemon that died.
+
+    :raises OSError: if somebody answers there, or it is no socket.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(f"{path} is in the way: it is no socket; remove it or choose another --socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            return
+    raise OSError(f"another daemon is serving {path}; stop it or choose another --socket")
