@@ -146,6 +146,46 @@ class ImportRuleTests(unittest.SynchronousTestCase):
         self.assertFalse((CHECKOUT / "twistd_plugins/__init__.py").exists(), "it would overwrite Twisted's own")
 
 
+class ReadingTests(unittest.SynchronousTestCase):
+    """The rule is only as good as its reading of the sources."""
+
+    SOURCE = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+import metasync.sync
+from . import sibling
+from .. import other
+from ..deep.er import thing
+if TYPE_CHECKING:
+    from twisted.internet import reactor
+def late():
+    from twisted.internet import reactor
+"""
+
+    def read(self, *, top_level_only: bool = False) -> list[str]:
+        path = Path(self.mktemp())
+        path.write_text(self.SOURCE)
+        return [name for _, name in imports_of("package.sub.module", path, top_level_only=top_level_only)]
+
+    def test_all_forms(self) -> None:
+        found = self.read()
+        for name in ("metasync.sync", "package.sub.sibling", "package.other", "package.deep.er.thing"):
+            self.assertIn(name, found)
+        self.assertEqual(found.count("twisted.internet.reactor"), 2)
+
+    def test_what_runs_at_import(self) -> None:
+        found = self.read(top_level_only=True)
+        self.assertIn("metasync.sync", found)
+        self.assertNotIn("twisted.internet.reactor", found)
+
+    def test_within(self) -> None:
+        self.assertTrue(within("metasync.model.KeyValue", "metasync.model"))
+        self.assertFalse(within("metasync.models", "metasync.model"))
+        self.assertTrue(is_composer("kubebus.tap.registry"))
+        self.assertTrue(is_composer("appengine.tap_network"))
+        self.assertFalse(is_composer("kubebus.tape"))
+
+
 class EdgeImportTests(unittest.SynchronousTestCase):
     def test_edge_loads_nothing_of_the_cloud(self) -> None:
         """Importing all that the edge node is composed of leaves out what only the cloud needs."""

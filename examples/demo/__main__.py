@@ -59,7 +59,8 @@ def tell(telling: Telling, style: Style) -> bool:
         try:
             observed = telling.play(step)
         except NotAsTold as failure:
-            print(f"{style.again}  {style.cross} {step.title}\n{textwrap.indent(str(failure), '      ')}", flush=True)
+            told = "\n".join([str(failure), *getattr(failure, "__notes__", ())])
+            print(f"{style.again}  {style.cross} {step.title}\n{textwrap.indent(told, '      ')}", flush=True)
             return False
         print(f"{style.again}  {style.check} {step.title}")
         print(style.dim(textwrap.indent(observed.rstrip(), "      ")), flush=True)

@@ -89,14 +89,17 @@ class Telling:
             if isinstance(outcome, Exception):
                 if each is wanted:
                     raise outcome
-                raise NotAsTold(f"not reached, because {each.name} failed before: {outcome}") from outcome
+                raise NotAsTold(f"not reached: {each.name} failed before")
         raise AssertionError(f"{wanted.name} is no step of the story")
 
     def _try(self, each: Step) -> str | Exception:
         try:
             return each.play(self.world, self.memory)
         except (NotAsTold, LabError) as error:
-            return NotAsTold(f"{error}\n{self.world.logs()}")
+            failure = NotAsTold(str(error))
+            failure.__cause__ = error.__cause__
+            failure.add_note(self.world.logs())
+            return failure
 
 
 # --- 1 -----------------------------------------------------------------------------------------------------------
