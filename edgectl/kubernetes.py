@@ -305,7 +305,7 @@ def cluster_tls(config: ClusterConfig) -> IPolicyForHTTPS:
     :raises ConfigError: if a certificate or a key in it cannot be read.
     """
     try:
-        roots = _roots(config.ca) if config.ca is not None else None
+        roots = trust_roots(config.ca) if config.ca is not None else None
         options: dict[str, Any] = {}
         if config.client_certificate is not None and config.client_key is not None:
             own, *chain = x509.load_pem_x509_certificates(config.client_certificate)
@@ -316,7 +316,8 @@ def cluster_tls(config: ClusterConfig) -> IPolicyForHTTPS:
     return _ClusterTLS(roots, options, config.tls_server_name or urlsplit(config.server).hostname or "")
 
 
-def _roots(pem: bytes) -> Any:
+def trust_roots(pem: bytes) -> Any:
+    """Certificates in PEM, as Twisted's ``trustRoot``."""
     twisted: Any = ssl
     roots = [root.public_bytes(Encoding.PEM) for root in x509.load_pem_x509_certificates(pem)]
     return twisted.trustRootFromCertificates([twisted.Certificate.loadPEM(root) for root in roots])
