@@ -3,7 +3,7 @@
 * ``edgectl`` and ``appengine`` may import ``metasync``'s interfaces, model and keys, nothing else of ours;
 * ``metasync`` and ``kubebus`` import no other package of ours;
 * only ``kubebus.tap`` and ``appengine.tap*`` compose everything; nobody imports tests;
-* inside a package, pure modules and interfaces import no adapter; only tests import a ``testing`` module;
+* inside a package, pure modules and interfaces import no adapter; only tests import a ``testing…`` module;
 * no module of the library imports the reactor when it is itself imported.
 """
 
@@ -77,6 +77,11 @@ def is_composer(name: str) -> bool:
     return any(within(name, composer) for composer in COMPOSERS) or (top == "appengine" and rest.startswith("tap"))
 
 
+def is_testing(name: str) -> bool:
+    """Whether a module holds helpers for tests: ``testing``, ``testing_network``, …"""
+    return any(part == "testing" or part.startswith("testing_") for part in name.split("."))
+
+
 class ImportRuleTests(unittest.SynchronousTestCase):
     def check(self, broken: list[str]) -> None:
         if broken:
@@ -100,9 +105,8 @@ class ImportRuleTests(unittest.SynchronousTestCase):
         broken = []
         for name, path in modules():
             for line, imported in imports_of(name, path):
-                helper = imported.split(".")[0] in PACKAGES and "testing" in imported.split(".")
-                ours = name.split(".")[-1] == "testing" or ".testing." in f"{name}."
-                if within(imported, "tests") or (helper and not ours):
+                helper = imported.split(".")[0] in PACKAGES and is_testing(imported)
+                if within(imported, "tests") or (helper and not is_testing(name)):
                     broken.append(f"{path.relative_to(CHECKOUT)}:{line}: imports {imported}, which is for tests")
         self.check(broken)
 

@@ -132,6 +132,11 @@ class DaemonTests(unittest.SynchronousTestCase):
         with self.assertRaisesRegex(LabError, r"(?s)ended \(status 3\).*no such file"):
             daemon.wait_for("ready")
 
+    def test_end_is_noticed_although_the_condition_raises(self) -> None:
+        daemon = self.daemon("exit 3")
+        with self.assertRaisesRegex(LabError, r"ended \(status 3\)"):
+            daemon.wait_for(lambda: 1 // 0, timeout=60)
+
     def test_killed_and_started_again(self) -> None:
         daemon = self.daemon("echo started; exec sleep 60")
         daemon.wait_for("started")

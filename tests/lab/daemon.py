@@ -104,10 +104,12 @@ class Daemon:
 
         def outcome() -> str:
             alive = self.alive  # asked first: its last words count
-            if isinstance(condition, str):
-                met: object = re.search(condition, self.text(), re.MULTILINE)
-            else:
-                met = condition()
+            try:
+                met = re.search(condition, self.text(), re.MULTILINE) if isinstance(condition, str) else condition()
+            except Exception:
+                if alive:
+                    raise
+                met = False
             return "met" if met else "" if alive else "ended"
 
         try:
