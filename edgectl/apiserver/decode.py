@@ -27,7 +27,8 @@ class Decoder:
     unknown: list[str] = field(default_factory=list)
 
     def decode(self, value: dict[str, Any], type_name: str) -> dict[str, Any]:
-        """A copy of ``value`` with only what the type knows, nulls left out and quantities in canonical form.
+        """A copy of ``value`` with only what the type knows, nulls and empty lists and maps left out, quantities
+        in canonical form.
 
         :raises WrongShape: if a value has the wrong type.
         """
@@ -44,7 +45,9 @@ class Decoder:
             if known is None:
                 self.unknown.append(where)
             elif member is not None:
-                result[name] = self._value(member, known.type, where)
+                decoded = self._value(member, known.type, where)
+                if decoded or not known.type.shape:
+                    result[name] = decoded
         return result
 
     def _value(self, value: Any, ref: TypeRef, path: str) -> Any:

@@ -151,16 +151,17 @@ def place_in_namespace(resource: Resource, meta: Obj, namespace: str) -> None:
     meta["namespace"] = namespace
 
 
-def prepare_update(resource: Resource, new: Obj, old: Obj) -> None:
-    """Keep what no client may change, in place; count the generation when the desired state changed.
-
-    :raises ApiError: (409) if the object is meant for another uid.
-    """
-    meta, before = new.setdefault("metadata", {}), old["metadata"]
+def check_uid(resource: Resource, meta: Obj, before: Obj) -> None:
+    """:raises ApiError: (409) if a change is meant for another object of the same name."""
     uid = meta.get("uid")
     if uid and uid != before["uid"]:
         why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}"
         raise conflict(resource.group, resource.plural, before["name"], why)
+
+
+def prepare_update(resource: Resource, new: Obj, old: Obj) -> None:
+    """Keep what no client may change, in place; count the generation when the desired state changed."""
+    meta, before = new.setdefault("metadata", {}), old["metadata"]
     meta.pop("selfLink", None)
     for key in (*_SERVER_OWNED, "name", "namespace", "generateName", "resourceVersion"):
         if key in before:

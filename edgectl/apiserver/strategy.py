@@ -6,6 +6,8 @@ fields that matter at the edge.
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +93,24 @@ class NamespaceStrategy(Strategy):
             obj["status"] = {"phase": "Active"}
 
 
+_DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+MAX_DATA = 1024 * 1024
+"""The most bytes of the data of a ConfigMap or Secret (Kubernetes' own limit)."""
+
+
 class _DataStrategy(Strategy):
+    def causes(self, obj: Obj) -> list[Cause]:
+        parts = {key: obj.get(key, {}) for key in ("data", "binaryData")}
+        causes = [
+            wrong(f"{part}[{key[:64]}]", key[:64], "a valid config key must consist of alphanumerics, '-', '_' or '.'")
+            for part, data in parts.items()
+            for key in data
+            if not _DATA_KEY.fullmatch(key) or key in (".", "..")
+        ]
+        if sum(len(value.encode()) for data in parts.values() for value in data.values()) > MAX_DATA:
+            causes.append(Cause("FieldValueTooLong", f"Too long: must have at most {MAX_DATA} bytes", "data"))
+        return causes
+
     def update_causes(self, new: Obj, old: Obj) -> list[Cause]:
         if not old.get("immutable"):
             return []
@@ -108,8 +127,6 @@ class _DataStrategy(Strategy):
 
 class SecretStrategy(_DataStrategy):
     def default(self, obj: Obj, *, created: bool) -> None:
-        import base64
-
         for key, value in obj.pop("stringData", {}).items():
             obj.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
         obj.setdefault("type", "Opaque")

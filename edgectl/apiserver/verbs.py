@@ -265,7 +265,7 @@ class Api:
 
     def _prepared(self, resource: Resource, new: Obj, old: Obj, subresource: str) -> Obj:
         """The object as it would be stored, made of what the client may change through this subresource."""
-        new.setdefault("metadata", {})
+        meta.check_uid(resource, new.setdefault("metadata", {}), old["metadata"])
         strategy = strategy_of(resource)
         if subresource == "status":
             new = strategy.apply_status(new, old)
