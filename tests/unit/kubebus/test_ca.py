@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from ipaddress import ip_address
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -29,6 +28,7 @@ from kubebus.ca import (
     verify_chain,
 )
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role, identity_of
+from tests.unit.kubebus.temporary import temporary
 
 NOW = 1_800_000_000.0
 NODE = PeerIdentity("default", Role.NODE, "edge-1")
@@ -69,7 +69,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertEqual(issued.chain_pem.count(b"BEGIN CERTIFICATE"), 2)
 
     def test_save_and_load(self) -> None:
-        path = Path(self.mktemp()) / "ca" / "ca.pem"
+        path = temporary(self) / "ca" / "ca.pem"
         created = Authority.load_or_create(path, "kubebus default", NOW)
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         self.assertEqual(os.stat(path.parent).st_mode & 0o777, 0o700)
@@ -78,14 +78,14 @@ class AuthorityTests(SynchronousTestCase):
         self.assertEqual(loaded.certificate, created.certificate)
 
     def test_opened_permissions_are_closed(self) -> None:
-        path = Path(self.mktemp()) / "ca.pem"
+        path = temporary(self) / "ca.pem"
         Authority.create("a", NOW).save(path)
         path.chmod(0o644)
         Authority.load(path)
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
 
     def test_leftover_of_a_crash_is_removed(self) -> None:
-        path = Path(self.mktemp()) / "ca.pem"
+        path = temporary(self) / "ca.pem"
         Authority.create("a", NOW).save(path)
         leftover = path.parent / ".ca.pem.abc123"
         leftover.write_bytes(b"half")
@@ -93,7 +93,7 @@ class AuthorityTests(SynchronousTestCase):
         self.assertFalse(leftover.exists())
 
     def test_damaged_file_is_named_and_kept(self) -> None:
-        path = Path(self.mktemp())
+        path = temporary(self)
         authority = Authority.create("a", NOW)
         authority.save(path)
         whole = path.read_bytes()
@@ -121,7 +121,7 @@ class SuccessorTests(SynchronousTestCase):
             verify_chain(issued.certificate, issued.chain, Authority.create("old", NOW).hash)
 
     def test_saved_with_its_chain(self) -> None:
-        path = Path(self.mktemp())
+        path = temporary(self)
         new = Authority.create("old", NOW).successor("new", NOW)
         new.save(path)
         self.assertEqual(Authority.load(path).chain, new.chain)

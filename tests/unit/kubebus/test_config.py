@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.config import DURATION, Setting, SettingsOptions, duration, host_port, integer, name, network, port
 from kubebus.joinstring import HostPort
+from tests.unit.kubebus.temporary import temporary
 
 
 class Sample(SettingsOptions):
@@ -78,7 +79,7 @@ class CommandLineTests(SynchronousTestCase):
 
 class FileTests(SynchronousTestCase):
     def parse(self, text: str, *args: str) -> Sample:
-        self.path = Path(self.mktemp())
+        self.path = temporary(self)
         self.path.write_text(text)
         options = Sample()
         options.parseOptions(["--config", str(self.path), *args])
@@ -131,7 +132,7 @@ class FileTests(SynchronousTestCase):
             Sample().parseOptions(["--config", "/nowhere/x.toml"])
 
     def test_file_of_other_bytes(self) -> None:
-        path = Path(self.mktemp())
+        path = temporary(self)
         path.write_bytes(b"\xff\xfe")
         with self.assertRaisesRegex(UsageError, f"{path} cannot be read"):
             Sample().parseOptions(["--config", str(path)])

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -108,7 +111,8 @@ class World(TestCase):
     def setUp(self) -> None:
         self.logs = Logs(self)
         self.now = NOW
-        self.directory = Path(self.mktemp())
+        self.directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.directory)
         self.registry = MemoryRegistry()
         self.authority = Authority.create("kubebus default", NOW)
         self.bundle = (self.authority.certificate,)
@@ -140,6 +144,12 @@ class World(TestCase):
         listener.startService()
         self.addCleanup(listener.stopService)
         return listener
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            turn: Deferred[None] = Deferred()
+            reactor.callLater(0.01, turn.callback, None)
+            await turn
 
     def renew_router(self) -> None:
         router = PeerIdentity("default", Role.ROUTER, "r1")
@@ -320,10 +330,7 @@ class AdmissionTests(World):
         return reason
 
     async def listener_is_idle(self) -> None:
-        while self.listener.factory.undecided:
-            turn: Deferred[None] = Deferred()
-            reactor.callLater(0.01, turn.callback, None)
-            await turn
+        await self.until(lambda: not self.listener.factory.undecided)
 
     async def test_revoked(self) -> None:
         await self.enrol()
