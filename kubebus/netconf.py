@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 from collections.abc import Sequence
 from ipaddress import ip_network
@@ -30,13 +31,18 @@ _SYSCTL: Final = Path("/proc/sys/net")
 
 
 class LinuxHostNetwork:
-    """A :class:`~kubebus.hostnetwork.HostNetwork`."""
+    """A :class:`~kubebus.hostnetwork.HostNetwork`.
 
-    def __init__(self, sysctl: Path = _SYSCTL) -> None:
+    :param journal: a file that remembers which settings were changed, so that a process that is killed does not
+        leave them for good: the next one to stop in good order puts them back.
+    """
+
+    def __init__(self, journal: Path | None = None, sysctl: Path = _SYSCTL) -> None:
         self._netlink: Any = IPRoute()
         self._sysctl = sysctl
+        self._journal = SettingsJournal(journal, _place())
         # What was written over, to be put back in reverse.
-        self._changed: list[tuple[Path, str]] = []
+        self._changed = self._journal.load()
 
     def close(self) -> None:
         """Let go of the netlink socket. Changes nothing on the host."""
@@ -119,7 +125,7 @@ class LinuxHostNetwork:
         # Writing "all" writes to every interface; those that forwarded before are put back after it.
         for conf in sorted((self._sysctl / "ipv6/conf").iterdir()):
             if conf.name != "all" and (conf / "forwarding").read_text().strip() == "1":
-                self._changed.append((conf / "forwarding", "1"))
+                self._remember(conf / "forwarding", "1")
         self._write("ipv6/conf/all/forwarding", "1")
 
     def restore_forwarding(self) -> None:
@@ -130,6 +136,11 @@ class LinuxHostNetwork:
             except FileNotFoundError:
                 # The interface is gone, and its settings with it.
                 continue
+        self._journal.save(self._changed)
+
+    def _remember(self, path: Path, before: str) -> None:
+        self._changed.append((path, before))
+        self._journal.save(self._changed)
 
     def _held(self, command: str, subnet: IPNetwork, *harmless: int) -> None:
         with _doing(f"{command} unreachable route {subnet}", *harmless):
@@ -154,10 +165,48 @@ class LinuxHostNetwork:
             before = path.read_text().strip()
             if before == value:
                 return
+            self._remember(path, before)
             path.write_text(value)
         except OSError as error:
             raise HostNetworkError(f"{path} cannot be set to {value} ({error.strerror}): run as root") from error
-        self._changed.append((path, before))
+
+
+class SettingsJournal:
+    """Settings that were changed, with what they were, in a file; or nowhere, for ``None``.
+
+    :param place: where the settings are: those of another boot or network namespace are not ours to put back.
+    """
+
+    def __init__(self, path: Path | None, place: str) -> None:
+        self._path, self._place = path, place
+
+    def load(self) -> list[tuple[Path, str]]:
+        if self._path is None:
+            return []
+        try:
+            saved = json.loads(self._path.read_text())
+            if saved["place"] != self._place:
+                return []
+            return [(Path(path), str(before)) for path, before in saved["changed"]]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return []
+
+    def save(self, changed: Sequence[tuple[Path, str]]) -> None:
+        if self._path is None:
+            return
+        if not changed:
+            self._path.unlink(missing_ok=True)
+            return
+        content = {"place": self._place, "changed": [(str(path), before) for path, before in changed]}
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = self._path.with_name(self._path.name + ".new")
+        new.write_text(json.dumps(content))
+        new.rename(self._path)
+
+
+def _place() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {Path('/proc/self/ns/net').readlink()}"
 
 
 class _doing:

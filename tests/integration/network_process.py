@@ -78,7 +78,7 @@ class RouterNode(Node):
             identity,
             self.members,
             lambda name: open_tun(reactor, name),
-            LinuxHostNetwork(),
+            LinuxHostNetwork(Path(config["control"]).with_name("settings")),
             RouterOptions(time.time, lambda: config["routers"], timing=Timing(**config.get("timing", {}))),
         )
         authority = Authority.load(Path(config["authority"]))
@@ -118,7 +118,7 @@ class EdgeNode(Node):
             router_identity,
             state,
             lambda name: open_tun(reactor, name),
-            LinuxHostNetwork(),
+            LinuxHostNetwork(state / "settings"),
             EdgeOptions(time.time, keyring.learn_time, timing=Timing(**config.get("timing", {}))),
         )
         self.service.startService()
