@@ -1,0 +1,1 @@
+"""Our tunnel and its peers, measured side by side in the same run: ``./scripts/bench --help``."""

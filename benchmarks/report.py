@@ -1,0 +1,128 @@
+"""The table, the JSON and the notes from a run's results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.catalogue import BY_KEY, METRICS, OURS, TARGETS
+from benchmarks.model import Metric, Results, Target
+
+
+def figure(value: float) -> str:
+    """Three figures that count."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(results: Results) -> str:
+    """All medians: a row for each metric, a column for each subject; with ratios ours : theirs."""
+    subjects = sorted({subject for values in results.samples.values() for subject in values}, key=_rank)
+    rows = [["", "unit", *subjects]]
+    for metric in METRICS:
+        medians = dict(results.medians(metric.key))
+        if medians:
+            ours = medians.get(OURS)
+            rows.append([metric.title, metric.unit, *(_cell(medians.get(each), each, ours) for each in subjects)])
+    return _aligned(rows) if len(rows) > 1 else "nothing was measured"
+
+
+def verdicts(results: Results) -> str:
+    """Each target that can be judged, and how it stands."""
+    rows = [["", "target", "measured", ""]]
+    for target in TARGETS:
+        metric = BY_KEY[target.metric]
+        judged = judge(results, target)
+        if judged is not None:
+            value, met = judged
+            rows.append([metric.title, _limit(target, metric), figure(value), "reached" if met else "NOT REACHED"])
+    return _aligned(rows) if len(rows) > 1 else ""
+
+
+def judge(results: Results, target: Target) -> tuple[float, bool] | None:
+    """What is held against the target, and whether it is met; ``None`` where something was not measured."""
+    ours = results.median(target.metric, OURS)
+    theirs = results.median(target.metric, target.other) if target.other else None
+    if ours is None or (target.other is not None and theirs is None):
+        return None
+    return target.value(ours, theirs), target.met(ours, theirs, BY_KEY[target.metric])
+
+
+def skips(results: Results) -> Iterator[str]:
+    for what, why in results.skipped.items():
+        yield f"skipped: {what}: {why.splitlines()[0]}"
+
+
+def save(results: Results, folder: Path, *, quick: bool) -> Path:
+    """Write everything as JSON, after what earlier runs measured of other metrics; the file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.json"
+    document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    samples = document.get("samples", {})
+    # A part measured again replaces what was; its subjects belong to one run and are compared with each other only.
+    samples.update(results.samples)
+    about = {"quick": quick, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine()}
+    document = {
+        "samples": samples,
+        "units": {metric.key: metric.unit for metric in METRICS},
+        "runs": {**document.get("runs", {}), **dict.fromkeys(results.samples, about)},
+        "skipped": results.skipped,
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def load(folder: Path) -> Results:
+    """What :func:`save` has gathered."""
+    document = json.loads((folder / "results.json").read_text())
+    return Results(document["samples"], document["skipped"])
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "kernel": platform.release().partition("-")[0],
+        "python": platform.python_version(),
+        "commit": git.stdout.strip(),
+    }
+
+
+def _rank(subject: str) -> tuple[bool, bool, str]:
+    return (subject != OURS, not subject.startswith(OURS), subject)
+
+
+def _cell(value: float | None, subject: str, ours: float | None) -> str:
+    if value is None:
+        return "-"
+    if subject == OURS or ours is None or not value:
+        return figure(value)
+    return f"{figure(value)} ({figure(ours / value)}×)"
+
+
+def _limit(target: Target, metric: Metric) -> str:
+    sign = "≥" if metric.more else "≤"
+    if target.other is None:
+        return f"{sign} {figure(target.limit)} {metric.unit}"
+    return f"{sign} {figure(target.limit)} × {target.other}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""iperf3 and ping between two namespaces, their output read."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+from tests.lab.daemon import Daemon
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import LabError
+
+
+class IperfServer:
+    """An iperf3 server in a namespace, for one client at a time."""
+
+    def __init__(self, namespace: Namespace, port: int = 5201) -> None:
+        self.namespace = namespace
+        self.port = port
+        self._daemon = Daemon(f"iperf-{port}", ["iperf3", "-s", "-p", str(port), "--forceflush"], namespace=namespace)
+        self._daemon.start()
+        self._daemon.wait_for("listening")
+
+    def close(self) -> None:
+        self._daemon.close()
+
+    def __enter__(self) -> IperfServer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def iperf(source: Namespace, address: str, seconds: float, *arguments: str, port: int = 5201) -> dict[str, Any]:
+    """Run a client to its end; what it reports.
+
+    :raises LabError: if it fails.
+    """
+    command = ["iperf3", "-c", address, "-p", str(port), "-t", f"{seconds:g}", "--json", *arguments]
+    done = source.run(command, check=False, timeout=seconds + 30)
+    report: dict[str, Any] = json.loads(done.stdout or "{}")
+    if "error" in report or done.returncode:
+        raise LabError(f"iperf3 to {address}: {report.get('error') or done.stderr}")
+    return report
+
+
+def received_mbit(report: dict[str, Any]) -> float:
+    """What the receivers of a TCP run got, in Mbit/s, both directions added."""
+    end = report["end"]
+    total = end["sum_received"]["bits_per_second"]
+    reverse = end.get("sum_received_bidir_reverse")
+    return float(total + (reverse["bits_per_second"] if reverse else 0)) / 1e6
+
+
+def received_kpps(report: dict[str, Any]) -> float:
+    """What the receiver of a UDP run got, in thousands of packets a second.
+
+    Where the report of the receiver itself is there (``--get-server-output``) its clock counts, else the sender's.
+    """
+    total = report["end"]["sum"]
+    return float(total["packets"] - total["lost_packets"]) / float(total["seconds"]) / 1e3
+
+
+def ping(source: Namespace, address: str, count: int, interval: float = 0.01) -> list[float]:
+    """Round-trip times in ms of those pings that were answered."""
+    done = source.run(
+        ["ping", "-n", "-c", str(count), "-i", f"{interval:g}", "-W", "3", address],
+        check=False,
+        timeout=count * interval + 30,
+    )
+    return [float(each) for each in re.findall(r"time=([\d.]+) ms", done.stdout)]
+
+
+@contextmanager
+def iperf_in_background(
+    source: Namespace, address: str, seconds: float, *arguments: str, port: int = 5201
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Run a client beside the body. What it gives returns the report, waiting for it."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(iperf, source, address, seconds, *arguments, port=port)
+        yield running.result
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median.
+
+    :raises LabError: if there is none: nothing was answered.
+    """
+    if not values:
+        raise LabError("no ping was answered")
+    return median(values)
+
+
+def missing(*programs: str) -> str | None:
+    """Which of the programs is not installed, as a reason to skip."""
+    for program in programs:
+        if subprocess.run(["sh", "-c", 'command -v "$0" >/dev/null', program]).returncode:
+            return f"{program} is not installed"
+    return None
