@@ -128,9 +128,13 @@ class Images:
                 for _, woken in self._pulling.pop(reference):
                     woken()
 
-        Deferred.fromCoroutine(pull()).addErrback(
-            lambda failure: self._log.failure("pulling {image}", failure, image=reference)
-        )
+        def begin() -> None:
+            Deferred.fromCoroutine(pull()).addErrback(
+                lambda failure: self._log.failure("pulling {image}", failure, image=reference)
+            )
+
+        # Not at once: whoever asks is told to wait before it can be woken.
+        self._reactor.callLater(0, begin)
 
     async def _try(self, reference: str, auths: Sequence[Mapping[str, str]]) -> None:
         self._log.info("pulling image {image}", image=reference)

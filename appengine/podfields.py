@@ -343,9 +343,7 @@ SPEC = objects(
         "serviceAccount": ignored(STRING, "the deprecated name of `serviceAccountName`"),
         "automountServiceAccountToken": ignored(BOOLEAN, _BY_API),
         "enableServiceLinks": ignored(BOOLEAN, "Services are not known to the node; use names"),
-        "readinessGates": yes(
-            lists(objects({"conditionType": yes(STRING)})), "such a pod is ready when the cloud says so"
-        ),
+        "readinessGates": refused(lists(ANY), "the node does not see the conditions that others set in the cloud"),
         "runtimeClassName": refused(STRING, "the node has one runtime"),
         "overhead": ignored(maps(QUANTITY), "comes with a runtime class, and the node has one runtime"),
         "os": yes(objects({"name": yes(STRING, only=("linux",))})),

@@ -172,7 +172,10 @@ class Pod:
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    except RecursionError:
+        text = "nested too deeply"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -200,8 +203,13 @@ def identify(document: Json, namespace: str, name: str) -> PodRef:
     metadata = document.get("metadata")
     uid = metadata.get("uid") if isinstance(metadata, dict) else None
     if not isinstance(uid, str) or not _UID.fullmatch(uid):
-        uid = f"invalid-{_digest(document)}"
+        uid = made_up_uid(document, namespace, name)
     return PodRef(namespace, name, uid)
+
+
+def made_up_uid(document: Json, namespace: str, name: str) -> str:
+    """A UID for a pod whose own cannot be used."""
+    return f"invalid-{_digest([namespace, name, document])}"
 
 
 def deletion_grace_of(document: Json) -> int | None:

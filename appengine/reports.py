@@ -30,6 +30,7 @@ class Reports:
         self._written: dict[bytes, bytes] = {}
         self._pending: dict[bytes, bytes | None] = {}
         self._writing: Deferred[None] | None = None
+        self._busy = False
         self._stopped = False
 
     async def load(self) -> dict[str, Json]:
@@ -75,7 +76,8 @@ class Reports:
         self._flush()
 
     def _flush(self) -> None:
-        if self._writing is None and not self._stopped:
+        if not self._busy and not self._stopped:
+            self._busy = True
             self._writing = Deferred.fromCoroutine(self._write())
 
     async def _write(self) -> None:
@@ -98,7 +100,7 @@ class Reports:
                     else:
                         self._written[key] = value
         finally:
-            self._writing = None
+            self._busy = False
 
     def _batch(self) -> dict[bytes, bytes | None]:
         """The next operations, within the store's limits."""

@@ -26,6 +26,7 @@ from appengine.podspec import (
     PodRef,
     deletion_grace_of,
     identify,
+    made_up_uid,
     parse_pod,
     read_json,
 )
@@ -53,6 +54,7 @@ class Engine(Service):
     :param state_dir: a directory of the engine's own, for volumes.
     :param cluster_dns: servers and domain of the cluster's name service, where there is one.
     :param runtime: another runtime than Docker's.
+    :param files: other threads for volumes than the engine's own.
     """
 
     _log = Logger()
@@ -70,6 +72,7 @@ class Engine(Service):
         cluster_dns: Sequence[str] = (),
         cluster_domain: str = "cluster.local",
         runtime: Runtime | None = None,
+        files: Threads | None = None,
     ) -> None:
         if runtime is None:
             from appengine.dockerengine import DockerEngine
@@ -90,7 +93,7 @@ class Engine(Service):
             runtime=runtime,
             images=Images(reactor, runtime),
             volumes=Volumes(self._state_dir),
-            files=Threads(reactor, _FILE_THREADS, "files"),
+            files=files or Threads(reactor, _FILE_THREADS, "files"),
             reports=Reports(reactor, store, keys),
             objects=self._desired,
             pod_network=self._networks,
@@ -201,14 +204,16 @@ class Engine(Service):
         try:
             document = read_json(value, "pod")
             pod = parse_pod(document, namespace, name)
-            ref = pod.ref
+            self._check_unique(pod.ref)
         except InvalidPod as error:
             ref = identify(document, namespace, name)
+            if ref.uid in self.workers and self.workers[ref.uid].ref != ref:
+                ref = PodRef(namespace, name, made_up_uid(document, namespace, name))
             worker = self._worker(ref)
             worker.refuse(error.reason, str(error), deletion_grace_of(document))
             self._log.warn("pod {pod} cannot run here: {error}", pod=str(ref), error=str(error))
         else:
-            worker = self._worker(ref)
+            worker = self._worker(pod.ref)
             worker.want(pod)
         for other in named:
             if other is not worker:
@@ -216,6 +221,11 @@ class Engine(Service):
                 self._begin_worker(other)
                 worker.after = other
         self._begin_worker(worker)
+
+    def _check_unique(self, ref: PodRef) -> None:
+        other = self.workers.get(ref.uid)
+        if other is not None and other.ref != ref:
+            raise InvalidPod("InvalidPod", [f"metadata.uid: {ref.uid!r} is that of pod {other.ref}"])
 
     def _worker(self, ref: PodRef) -> Worker:
         worker = self.workers.get(ref.uid)

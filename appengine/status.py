@@ -263,12 +263,10 @@ def _conditions(
             "message": f"containers with unready status: [{' '.join(unready)}]",
         }
     ready = not unready and not finished and through
-    gates = [gate["conditionType"] for gate in pod.spec.get("readinessGates") or () if "conditionType" in gate]
     wanted: list[tuple[str, bool, Json]] = [
         ("Initialized", through, not_initialized),
-        ("Ready", ready and not gates, not_ready if not ready else {"reason": "ReadinessGatesNotReady"}),
+        ("Ready", ready, not_ready),
         ("ContainersReady", ready, not_ready),
-        ("PodScheduled", True, {}),
     ]
     before = {c.get("type"): c for c in (previous or {}).get("conditions") or ()}
     conditions = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from appengine import labels
 from appengine.interfaces import NodeNetwork
@@ -25,6 +25,10 @@ from appengine.runtime import (
     RuntimeObserver,
     RuntimeUnavailable,
 )
+from appengine.threads import Threads
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class MemoryRuntime:
@@ -237,6 +241,22 @@ class MemoryRuntime:
             raise EngineError(f"container {container_id} is not running")
         self.commands.append((view.name, tuple(command)))
         return self.execs(view.name, command)
+
+
+class InlineThreads(Threads):
+    """Does the work at once, on the caller's thread."""
+
+    def __init__(self) -> None:
+        super().__init__(None, 0, "inline")
+
+    def start(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **kwargs)
 
 
 class FixedNetwork:
