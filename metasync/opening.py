@@ -6,13 +6,14 @@ from typing import Any
 
 from metasync.interfaces import Store, StoreError
 
-FORMS = "sqlite:PATH or memory:"
+FORMS = "sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://…, or memory:"
 
 
 def open_store(reactor: Any, url: str, **options: Any) -> Store:
     """Open a store.
 
-    ``sqlite:PATH`` is the embedded store in a file, ``memory:`` one that forgets.
+    ``sqlite:PATH`` is the embedded store in a file, ``memory:`` one that forgets. ``etcd://`` names the members of
+    an etcd cluster, ``etcds://`` the same over TLS, with ``?ca=FILE&cert=FILE&key=FILE&user=NAME&password-file=FILE``.
     A store's code is loaded only when it is chosen: an edge node on SQLite never pays for etcd's client.
 
     :param options: ``max_txn_ops``, ``max_request_bytes``; for SQLite also ``safe``.
@@ -23,6 +24,10 @@ def open_store(reactor: Any, url: str, **options: Any) -> Store:
         from metasync.sqlite import SQLiteStore
 
         return SQLiteStore.open(reactor, rest.removeprefix("//"), **options)
+    if scheme in ("etcd", "etcds") and rest.startswith("//") and len(rest) > 2:
+        from metasync.etcd import EtcdStore
+
+        return EtcdStore.open(reactor, url, **options)
     if scheme == "memory" and colon and not rest:
         from metasync.memory import MemoryStore
 

@@ -94,6 +94,7 @@ class StoreContract(_Base):
         raise NotImplementedError
 
     async def setUp(self) -> None:  # type: ignore[override]
+        super().setUp()
         self.root = f"/contract/{token_hex(4)}/".encode()
         self.store = await self.open_store()
 

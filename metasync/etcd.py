@@ -1,0 +1,302 @@
+"""A store in etcd, 3.4 or later.
+
+Calls go out from the reactor's thread and come back on gRPC's own; each watch has a thread that reads its stream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from metasync.etcd_watch import EtcdWatch, compact_revision
+from metasync.etcd_wire import (
+    capacity,
+    error_of,
+    grpc,
+    keys_of,
+    range_result,
+    rpc,
+    txn_of,
+    txn_result,
+)
+from metasync.interfaces import Compacted, FutureRevision, StoreError, StoreUnavailable, WatchObserver
+from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult
+from metasync.mvcc import check_ops, check_size
+
+SERVER_MAX_TXN_OPS = 128
+SERVER_MAX_REQUEST_BYTES = 1_572_864
+"""etcd's defaults (``--max-txn-ops``, ``--max-request-bytes``: 1.5 MiB)."""
+
+CALL_TIMEOUT = 10.0
+READ_ATTEMPTS = 4
+RETRY_WAIT = 0.5
+"""Seconds that a call may take; how often a read is tried while no member answers, and the pause between."""
+
+
+class EtcdReactor(Protocol):
+    """What is needed of the reactor."""
+
+    def callFromThread(self, callable: Callable[..., object], *args: object) -> None: ...
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall: ...
+
+    def seconds(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where etcd is and who we are, from a URL (:func:`metasync.opening.open_store`)."""
+
+    endpoints: tuple[str, ...]
+    tls: bool = False
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    user: str | None = None
+    password_file: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """:raises StoreError: if the URL makes no sense."""
+        parts = urlsplit(url)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        known = {"ca", "cert", "key", "user", "password-file"}
+        if query.keys() - known:
+            raise StoreError(f"{url}: unknown {', '.join(sorted(query.keys() - known))}; known are {sorted(known)}")
+        endpoints = tuple(unquote(each) for each in parts.netloc.split(",") if each)
+        if not endpoints or parts.path not in ("", "/"):
+            raise StoreError(f"{url} names no etcd; use etcd://HOST:PORT[,HOST:PORT…]")
+        if bool(query.get("cert")) != bool(query.get("key")):
+            raise StoreError(f"{url}: cert and key go together")
+        return cls(
+            tuple(each if ":" in each else f"{each}:2379" for each in endpoints),
+            parts.scheme == "etcds",
+            query.get("ca"),
+            query.get("cert"),
+            query.get("key"),
+            query.get("user"),
+            query.get("password-file"),
+        )
+
+    def __str__(self) -> str:
+        return ",".join(self.endpoints)
+
+
+class EtcdStore:
+    """A :class:`metasync.interfaces.Store` in etcd. Make it with :meth:`open`.
+
+    When the connection to etcd breaks, every watch fails with ``StoreUnavailable``, so that who needs to know that
+    it may be talking to a restored etcd learns it.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: EtcdReactor,
+        address: Address,
+        *,
+        max_txn_ops: int = SERVER_MAX_TXN_OPS,
+        max_request_bytes: int = SERVER_MAX_REQUEST_BYTES,
+    ) -> None:
+        self.address = address
+        self.max_txn_ops = capacity(max_txn_ops)
+        self.max_request_bytes = max_request_bytes
+        self.identity = ""
+        self._server_ops = max_txn_ops
+        self._reactor = reactor
+        self._channel = _channel(address)
+        self._kv = rpc.KVStub(self._channel)
+        self._token: str | None = None
+        self._seen = 0
+        self._watches: set[EtcdWatch] = set()
+        self._closed = False
+
+    @classmethod
+    def open(cls, reactor: EtcdReactor, url: str, **options: Any) -> EtcdStore:
+        """Connect when first needed; nothing is sent yet.
+
+        :param options: ``max_txn_ops`` and ``max_request_bytes``, as etcd was started with.
+        :raises StoreError: if the URL makes no sense, or a file it names cannot be read.
+        """
+        try:
+            return cls(reactor, Address.parse(url), **options)
+        except OSError as error:
+            raise StoreError(f"{error.filename}: {error.strerror}") from error
+
+    async def range(
+        self,
+        keys: KeyRange,
+        *,
+        revision: int = 0,
+        limit: int = 0,
+        min_mod_revision: int = 0,
+        keys_only: bool = False,
+    ) -> RangeResult:
+        request = rpc.RangeRequest(
+            revision=revision, limit=limit, min_mod_revision=min_mod_revision, keys_only=keys_only, **keys_of(keys)
+        )
+        response = await self._read(self._kv.Range, request)
+        return range_result(response, response.header.revision)
+
+    async def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
+        for ops in (success, failure):
+            check_size(compares, ops, self.max_txn_ops, self.max_request_bytes)
+            check_ops(ops)
+        request = txn_of(compares, success, failure, self._server_ops)
+        return txn_result(await self._call(self._kv.Txn, request))
+
+    def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> EtcdWatch:
+        watch = EtcdWatch(
+            self._reactor, self._channel, self._metadata, keys, start_revision or self._seen + 1, observer, self._over
+        )
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        self._watches.add(watch)
+        watch.start()
+        return watch
+
+    def _over(self, watch: EtcdWatch, error: Exception | None) -> StoreError | None:
+        self._watches.discard(watch)
+        if isinstance(error, grpc.RpcError):
+            self._token = None  # it may have expired
+            return error_of(error, str(self.address))
+        return error if isinstance(error, StoreError) or error is None else StoreUnavailable(str(error))
+
+    async def compact(self, revision: int) -> None:
+        await self._call(self._kv.Compact, rpc.CompactionRequest(revision=revision), revision)
+
+    async def close(self) -> None:
+        self._closed = True
+        for watch in list(self._watches):
+            watch.cancel()
+        self._channel.close()
+
+    # Calls
+
+    async def _read(self, method: Any, request: Any) -> Any:
+        """A read may be asked again: until a member answers, or too long has passed."""
+        for _ in range(READ_ATTEMPTS - 1):
+            try:
+                return await self._call(method, request, request.revision)
+            except StoreUnavailable:
+                if self._closed:
+                    raise
+            await deferLater(self._reactor, RETRY_WAIT, lambda: None)  # type: ignore[arg-type]
+        return await self._call(method, request, request.revision)
+
+    async def _call(self, method: Any, request: Any, revision: int = 0) -> Any:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        try:
+            response = await self._send(method, request, self._metadata())
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED or _needs_user(error, self.address):
+                await self._authenticate()
+                response = await self._retry(method, request)
+            else:
+                raise await self._explain(error, revision) from error
+        self._saw(response.header)
+        return response
+
+    async def _retry(self, method: Any, request: Any) -> Any:
+        try:
+            return await self._send(method, request, self._metadata())
+        except grpc.RpcError as error:
+            raise await self._explain(error, 0) from error
+
+    def _send(self, method: Any, request: Any, metadata: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        call = method.future(request, timeout=CALL_TIMEOUT, metadata=metadata, wait_for_ready=False)
+        call.add_done_callback(lambda finished: self._reactor.callFromThread(_deliver, finished, done))
+        return done
+
+    def _saw(self, header: Any) -> None:
+        identity = f"{header.cluster_id:x}"
+        if self.identity and identity != self.identity:
+            self.log.warn(
+                "etcd at {address} is another cluster now: {new} was {old}",
+                address=self.address,
+                new=identity,
+                old=self.identity,
+            )
+        self.identity = identity
+        self._seen = max(self._seen, header.revision)
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [("token", self._token)] if self._token else []
+
+    async def _authenticate(self) -> None:
+        user, file = self.address.user, self.address.password_file
+        if not user or not file:
+            raise StoreUnavailable(f"etcd at {self.address} wants a user: add user= and password-file= to its URL")
+        password = (_read(file) or b"").decode().strip()
+        request = rpc.AuthenticateRequest(name=user, password=password)
+        try:
+            response = await self._send(rpc.AuthStub(self._channel).Authenticate, request, [])
+        except grpc.RpcError as error:
+            raise error_of(error, str(self.address)) from error
+        self._token = response.token
+
+    async def _explain(self, error: Any, revision: int) -> StoreError:
+        text = error.details() or ""
+        if "required revision has been compacted" in text:
+            oldest: Deferred[int] = Deferred()
+            compact_revision(self._reactor, self._channel, self._metadata(), oldest.callback)
+            return Compacted(await oldest)
+        if "required revision is a future revision" in text:
+            return FutureRevision(f"revision {revision} has not happened yet")
+        return error_of(error, str(self.address))
+
+
+def _needs_user(error: Any, address: Address) -> bool:
+    """Without a token, a server with authentication says so with other codes than with an old one."""
+    return bool(address.user) and "user name is empty" in (error.details() or "")
+
+
+def _deliver(call: Any, done: Deferred[Any]) -> None:
+    try:
+        done.callback(call.result())
+    except grpc.RpcError as error:
+        done.errback(Failure(error))  # type: ignore[no-untyped-call]
+    except grpc.FutureCancelledError:
+        done.errback(StoreUnavailable("the store is closed"))
+
+
+def _channel(address: Address) -> Any:
+    hosts = [endpoint.rpartition(":") for endpoint in address.endpoints]
+    literal = all(host.strip("[]").replace(".", "").replace(":", "").isalnum() for host, _, _ in hosts)
+    several = len(hosts) > 1 and literal and all(host.replace(".", "").isdigit() for host, _, _ in hosts)
+    target = "ipv4:" + ",".join(address.endpoints) if several else address.endpoints[0]
+    options = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    ]
+    if not address.tls:
+        return grpc.insecure_channel(target, options)
+    if several:
+        options.append(("grpc.default_authority", hosts[0][0]))
+    credentials = grpc.ssl_channel_credentials(_read(address.ca), _read(address.key), _read(address.certificate))
+    return grpc.secure_channel(target, credentials, options)
+
+
+def _read(path: str | None) -> bytes | None:
+    return Path(path).read_bytes() if path else None
