@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from random import random
-from typing import Final
+from typing import Any, Final
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import (
     IProtocolFactory,
     IReactorTime,
@@ -125,9 +126,11 @@ class EdgeLinkService(Service):
             self._configure(saved, ())
         self._linker.start()
 
-    def stopService(self) -> None:
+    def stopService(self) -> Deferred[Any]:
+        """Take everything back; done when the peers were told."""
         super().stopService()
         self._linker.stop()
+        closed: Deferred[Any] = DeferredList([link.closed for link in self._open_links])
         for link in list(self._open_links):
             link.close(LinkShutdown(f"{self.identity} is stopping"))
         if self._tun is not None:
@@ -135,6 +138,7 @@ class EdgeLinkService(Service):
             self._host.restore_forwarding()
             self._tun.close()
             self._tun = None
+        return closed
 
     # -- For others
 

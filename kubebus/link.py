@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport, ITransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
@@ -59,6 +60,7 @@ class Link(TwistedProtocol):
     :param identify: gives the peer's verified identity; asked when its hello is here, so after the handshake.
     :ivar peer: who it is, once the link is up.
     :ivar streams: the streams, once the link is up.
+    :ivar closed: fires when the connection is gone, a moment after ``link_lost``.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Link(TwistedProtocol):
         self.peer: PeerIdentity | None = None
         self.streams: LinkStreams | None = None
         self.received_bytes = self.sent_bytes = 0
+        self.closed: Deferred[None] = Deferred()
         self._clock, self._host, self._identify = clock, host, identify
         self._services, self._handler = services, handler
         self._parser = FrameParser()
@@ -165,6 +168,7 @@ class Link(TwistedProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._do(self.session.lost(TransportLost(f"the connection was lost: {explain(reason)}")))
         self._cancel_timer()
+        self.closed.callback(None)
 
     # -- IPushProducer: the transport says when it has room
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from typing import Final
+from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,14 +27,16 @@ from kubebus.nodes import ClockEpochs, Epochs, MemberSource, NodeState, NodeWatc
 from kubebus.session import Side, Timing
 from kubebus.status import NodeStatus, RouterStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable, StreamEndpoint
+from kubebus.tokens import Refusal, Refused
 from kubebus.tundevice import OpenTun, TunDevice, tun_status
 
 _REVOKED: Final = "node {name!r} was revoked: it can only be enrolled anew"
 
 
-def farewell(why: str) -> bytes:
-    """What tells a peer that the listener refuses, in the link's protocol, why."""
-    return frame(CONTROL, encode(Close(LinkRefused.code, why)))
+def farewell(refused: Refused) -> bytes:
+    """What tells a node that the listener refuses, in the link's protocol, why."""
+    code = LinkRevoked.code if refused.refusal is Refusal.REVOKED else LinkRefused.code
+    return frame(CONTROL, encode(Close(code, str(refused))))
 
 
 @dataclass(slots=True, eq=False)
@@ -129,10 +131,12 @@ class RouterService(Service):
         self._tun.start(self._forwarder.from_host)
         self._subscription = self._members.subscribe(self._member_changed)
 
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> Deferred[Any]:
+        """Take everything back; done when the peers were told."""
         super().stopService()
         if self._subscription is not None:
             self._subscription.cancel()
+        closed: Deferred[Any] = DeferredList([link.closed for link in self._links])
         for link in list(self._links):
             link.close(LinkShutdown(f"{self.identity} is stopping"))
         if self._tun is not None:
@@ -140,7 +144,7 @@ class RouterService(Service):
             self._host.restore_forwarding()
             self._tun.close()
             self._tun = None
-        return None
+        return closed
 
     # -- Links
 

@@ -95,7 +95,7 @@ class RouterNode(Node):
             {LINK: router.build_link},
             check,
             lambda failure: failure.printTraceback(),
-            farewells={LINK: lambda refused: farewell(str(refused))},
+            farewells={LINK: farewell},
         )
         router.startService()
         self.listener.startService()
