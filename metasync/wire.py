@@ -27,6 +27,9 @@ from metasync.cursor import MAX_TOKEN
 from metasync.delta import Change
 from metasync.digest import DIGEST, ITEM, MAX_BUCKETS
 
+SERVICE = "metasync/1"
+"""The name under which the cloud serves the sync on a stream."""
+
 VERSION = 1
 MAX_FRAME = 4 << 20
 """Of a frame's bytes, compressed and not. A value of etcd's largest size (1.5 MiB) fits."""

@@ -1,0 +1,20 @@
+"""``twistd edgenode``: the one place where the device side's packages are put together."""
+
+from __future__ import annotations
+
+import importlib
+
+from twisted.application.service import IService
+
+from appengine.tap.options import Options
+
+__all__ = ["Options", "makeService"]
+
+
+def makeService(options: Options) -> IService:
+    # The reactor is chosen by twistd's --reactor before this runs; importing it earlier would choose it for good.
+    reactor = importlib.import_module("twisted.internet.reactor")
+    from appengine.tap.device import DeviceNode
+
+    service: IService = DeviceNode(reactor, options)
+    return service

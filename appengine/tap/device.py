@@ -1,0 +1,110 @@
+# mypy: disallow-untyped-calls=False
+"""``twistd edgenode``, composed: identity, link, store, sync, engine. Nothing here but joining waits for the cloud."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from appengine.tap.options import Options
+from appengine.tap.place import LinkNetworkSource
+from kubebus import __version__
+from kubebus.admin import AdminService, status_resource
+from kubebus.composed import CannotStart, ComposedService
+from kubebus.credentials import Credentials, DamagedCredentials, Keyring
+from kubebus.dialling import router_identity, tls_dialler
+from kubebus.edge import EdgeLinkService, EdgeOptions
+from kubebus.hostnetwork import HostNetworkError
+from kubebus.netconf import LinuxHostNetwork
+from kubebus.network import Network
+from kubebus.renewal import Renewer, enrolled
+from kubebus.status import as_json
+from kubebus.tlsconfig import LINK
+from kubebus.tokens import Refused
+from kubebus.tun import open_tun
+from kubebus.tundevice import TunError
+from metasync.admin import meta_resource
+from metasync.client import SyncClientService
+from metasync.interfaces import Store, StoreError
+from metasync.opening import open_store
+from metasync.wire import SERVICE as SYNC_SERVICE
+
+_EXPECTED = (DamagedCredentials, Refused, LookupError, StoreError, TunError, HostNetworkError, OSError)
+
+
+class DeviceNode(ComposedService):
+    """Everything that a device does."""
+
+    def __init__(self, reactor: Any, options: Options) -> None:
+        super().__init__(reactor, _EXPECTED)
+        self._options = options
+        self._state: Path = options["state-dir"]
+
+    async def compose(self) -> None:
+        # Pods' volumes lie below it, and containers of any user read them.
+        self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        keyring = Keyring(self._state / "identity")
+        mine = await self._enrol(keyring)
+        identity = mine.identity
+        store = open_store(self.reactor, self._options["store"])
+        self.at_stop(store.close)
+        link = self._link(keyring)
+        self.add(link)
+        self.add(Renewer(self.reactor, keyring, link.router_endpoint))
+        sync = SyncClientService(
+            self.reactor, link.router_endpoint(SYNC_SERVICE), store, identity.network, identity.name
+        )
+        self.add(sync)
+        resources = {
+            "status": status_resource(lambda: as_json(link.status())),
+            "meta": meta_resource(store, sync.status),
+        }
+        if not self._options["no-pods"]:
+            resources |= self._engine(store, link)
+        self.add(AdminService(self.reactor, self._options["socket"], resources))
+
+    async def _enrol(self, keyring: Keyring) -> Credentials:
+        join, name = self._options["join"], self._options["node-name"]
+        present = keyring.credentials
+        if present is not None and name not in (None, present.identity.name):
+            raise CannotStart(
+                f"--node-name {name}: this machine is {present.identity} already. Leave the option out, or remove "
+                f"{self._state / 'identity'} and join anew"
+            )
+        node = self._options.node_name() if present is None else present.identity.name
+        return await enrolled(self.reactor, keyring, node, join)
+
+    def _link(self, keyring: Keyring) -> EdgeLinkService:
+        identity = keyring.present.identity
+        return EdgeLinkService(
+            self.reactor,
+            Network(identity.network, interface=self._options["interface"]),
+            identity,
+            tls_dialler(self.reactor, lambda: keyring.client_connection_creator(LINK)),
+            lambda: [str(each) for each in keyring.present.routers],
+            router_identity,
+            self._state,
+            lambda name: open_tun(self.reactor, name),
+            LinuxHostNetwork(),
+            EdgeOptions(time.time, keyring.learn_time, agent=f"kubebus/{__version__}"),
+        )
+
+    def _engine(self, store: Store, link: EdgeLinkService) -> dict[str, Any]:
+        """Start the engine; the resources it brings to the administration socket."""
+        # A device without pods does not pay for it.
+        from appengine.service import Engine
+
+        engine = Engine(
+            self.reactor,
+            store,
+            link.identity.network,
+            link.identity.name,
+            self._options["docker"],
+            LinkNetworkSource(link),
+            self._state / "pods",
+            cluster_dns=self._options["cluster-dns"],
+            cluster_domain=self._options["cluster-domain"],
+        )
+        self.add(engine)
+        return {}

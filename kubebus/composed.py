@@ -1,0 +1,95 @@
+# mypy: disallow-untyped-calls=False
+"""A daemon made of parts that need time to start: one after the other, in a coroutine; stopped in reverse."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+Cleanup = Callable[[], object]
+
+
+class CannotStart(Exception):
+    """The daemon cannot start as it is told to. The message is for people: what is wrong, and what to do."""
+
+
+class ComposedService(Service):
+    """Runs :meth:`compose`, in which parts are started by :meth:`add` or kept for the end by :meth:`at_stop`.
+
+    A failure of it ends the process with exit code 1.
+
+    :param expected: errors whose message tells all; others are logged with a traceback.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, expected: tuple[type[Exception], ...] = ()) -> None:
+        self.reactor = reactor
+        self._expected = (CannotStart, *expected)
+        self._cleanups: list[Cleanup] = []
+        self._starting: Deferred[None] | None = None
+
+    async def compose(self) -> None:
+        """Start everything, in order."""
+        raise NotImplementedError
+
+    def add(self, part: Service) -> None:
+        """Start a part now, and stop it with the daemon."""
+        # First kept, then started: what has half started is stopped too.
+        self._cleanups.append(part.stopService)
+        part.startService()
+
+    def at_stop(self, cleanup: Cleanup) -> None:
+        """Call (and await) ``cleanup`` when the daemon stops, before what was kept earlier."""
+        self._cleanups.append(cleanup)
+
+    def startService(self) -> None:
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self.compose())
+        self._starting.addErrback(self.fatal)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        if self._starting is not None:
+            self._starting.cancel()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        while self._cleanups:
+            cleanup = self._cleanups.pop()
+            try:
+                result = cleanup()
+                if isinstance(result, Awaitable):
+                    await result
+            except Exception:
+                # The rest has to be stopped all the same: routes and devices are among it.
+                self.log.failure("Stopping {what} failed", what=getattr(cleanup, "__qualname__", cleanup))
+
+    def fatal(self, failure: Failure) -> None:
+        """End the process: it cannot do its work."""
+        if failure.check(CancelledError) and not self.running:
+            return
+        if failure.check(*self._expected):
+            self.log.critical("Cannot go on: {why}", why=str(failure.value))
+        else:
+            self.log.failure("Cannot go on", failure)
+        atexit.register(_exit_with_failure)
+        if self.reactor.running:
+            self.reactor.stop()
+        else:
+            self.reactor.callWhenRunning(self.reactor.stop)
+
+
+def _exit_with_failure() -> None:
+    """twistd itself ends with 0 whatever happened; a supervisor has to know better."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

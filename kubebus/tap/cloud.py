@@ -1,0 +1,217 @@
+# mypy: disallow-untyped-calls=False
+"""``twistd kubebus``, composed: registry and router, sync, controller, and the embedded control plane."""
+
+from __future__ import annotations
+
+import os
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from edgectl.controller import ControllerOptions, EdgeController
+from edgectl.errors import ConfigError
+from edgectl.kubeconfig import ClusterConfig, in_cluster, load_kubeconfig
+from edgectl.kubernetes import KubernetesClient
+from edgectl.nodes import NodeOptions
+from kubebus import __version__
+from kubebus.addresses import AddressPlan, InvalidPlan
+from kubebus.admin import AdminService, NodesResource, TokensResource, status_resource
+from kubebus.ca import Authority, InvalidAuthority
+from kubebus.composed import CannotStart, ComposedService
+from kubebus.enrol import Issuer, RenewFactory, join_handler, renew_farewell, renew_handler
+from kubebus.hostnetwork import HostNetworkError
+from kubebus.interfaces import Registry, RegistryError
+from kubebus.joinstring import HostPort
+from kubebus.listener import Listener
+from kubebus.members import Members
+from kubebus.netconf import LinuxHostNetwork
+from kubebus.network import Network
+from kubebus.renewal import RENEW_SERVICE
+from kubebus.router import RouterOptions, RouterService, farewell
+from kubebus.status import as_json
+from kubebus.tap.directory import RouterDirectory
+from kubebus.tap.options import Options
+from kubebus.tap.registry import StoreRegistry
+from kubebus.tlsconfig import JOIN, LINK, RENEW
+from kubebus.trust import ForeignAuthority, RouterTrust, network_record
+from kubebus.tun import open_tun
+from kubebus.tundevice import TunError
+from metasync.admin import meta_resource
+from metasync.interfaces import Store, StoreError
+from metasync.opening import open_store
+from metasync.server import SyncServerFactory
+from metasync.wire import SERVICE as SYNC_SERVICE
+
+_EXPECTED = (
+    StoreError,
+    RegistryError,
+    InvalidAuthority,
+    ForeignAuthority,
+    InvalidPlan,
+    TunError,
+    HostNetworkError,
+    ConfigError,
+    OSError,
+)
+
+
+class CloudNode(ComposedService):
+    """Everything that the VM with the public address does for one network."""
+
+    def __init__(self, reactor: Any, options: Options) -> None:
+        super().__init__(reactor, _EXPECTED)
+        self._options = options
+        self._state: Path = options["state-dir"]
+        self._public = tuple(HostPort.parse(each, options["listen-port"]) for each in options["public-address"])
+
+    async def compose(self) -> None:
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = self._open_store()
+        registry = StoreRegistry(self.reactor, store, self._options["network"])
+        trust = await self._trust(registry)
+        members = Members(self._options["network"], registry, self._plan(trust), time.time)
+        router = self._router(trust, members)
+        self.add(trust)
+        self.add(router)
+        sync = SyncServerFactory(self.reactor, store, self._options["network"], self._options["router-name"])
+        await sync.start()
+        self.at_stop(sync.stop)
+        router.serve(SYNC_SERVICE, sync)
+        await self._kubernetes(store, router)
+        self._listen(trust, members, router)
+        self._administer(trust, members, router, store, sync)
+
+    def _open_store(self) -> Store:
+        store = open_store(self.reactor, self._options["store"])
+        self.at_stop(store.close)
+        return store
+
+    async def _trust(self, registry: Registry) -> RouterTrust:
+        network = self._options["network"]
+        path = self._state / "ca.pem"
+        authority = Authority.load_or_create(path, f"KubeBus network {network}", time.time())
+        return RouterTrust(
+            self.reactor,
+            registry,
+            authority,
+            await network_record(registry, authority, path),
+            network,
+            self._options["router-name"],
+            [each.host for each in self._public],
+            (LINK, JOIN, RENEW),
+            clock=time.time,
+        )
+
+    def _plan(self, trust: RouterTrust) -> AddressPlan:
+        return AddressPlan(trust.ula, self._options["node-subnet"], self._options["pod-subnet"])
+
+    def _router(self, trust: RouterTrust, members: Members) -> RouterService:
+        options = self._options
+        try:
+            network = Network(
+                options["network"], members.plan, options["advertise"], options["interface"], options["mtu"]
+            )
+        except ValueError as error:
+            raise CannotStart(str(error)) from error
+        return RouterService(
+            self.reactor,
+            network,
+            trust.identity,
+            members,
+            lambda name: open_tun(self.reactor, name),
+            LinuxHostNetwork(),
+            RouterOptions(time.time, lambda: [str(each) for each in self._public], agent=f"kubebus/{__version__}"),
+        )
+
+    def _listen(self, trust: RouterTrust, members: Members, router: RouterService) -> None:
+        issuer = Issuer(
+            members,
+            lambda: trust.authority,
+            lambda: trust.bundle,
+            time.time,
+            routers=lambda: self._public,
+            is_live=router.is_live,
+        )
+        router.serve(RENEW_SERVICE, RenewFactory(self.reactor, issuer))
+        handlers = {
+            LINK: router.build_link,
+            JOIN: join_handler(self.reactor, issuer),
+            RENEW: renew_handler(self.reactor, issuer),
+        }
+        farewells = {LINK: farewell, RENEW: renew_farewell}
+        endpoint = self._endpoint(self._options["listen-address"], self._options["listen-port"])
+        self.add(Listener(self.reactor, endpoint, trust.tls, handlers, members.check, self.fatal, farewells=farewells))
+
+    def _endpoint(self, address: str, port: int) -> IStreamServerEndpoint:
+        if not address:
+            # Without an address, an IPv6 socket takes IPv4 as well, where the host has IPv6.
+            ipv6 = LinuxHostNetwork().has_ipv6()
+            return TCP6ServerEndpoint(self.reactor, port) if ipv6 else TCP4ServerEndpoint(self.reactor, port)
+        kind = TCP6ServerEndpoint if ip_address(address).version == 6 else TCP4ServerEndpoint
+        return kind(self.reactor, port, interface=address)
+
+    async def _kubernetes(self, store: Store, router: RouterService) -> None:
+        options = self._options
+        if options["standalone"]:
+            cluster = await self._control_plane(store, router)
+        elif options["kubeconfig"] is not None:
+            cluster = load_kubeconfig(options["kubeconfig"])
+        elif options["in-cluster"]:
+            cluster = in_cluster(os.environ)
+        else:
+            self.log.info("No Kubernetes: neither --standalone nor --kubeconfig nor --in-cluster was given")
+            return
+        nodes = NodeOptions(set_pod_cidr=options["set-pod-cidr"])
+        self.add(
+            EdgeController(
+                self.reactor,
+                KubernetesClient(self.reactor, cluster),
+                store,
+                options["network"],
+                RouterDirectory(router),
+                ControllerOptions(options["namespace"], nodes, options["keep-revoked"]),
+            )
+        )
+
+    async def _control_plane(self, store: Store, router: RouterService) -> ClusterConfig:
+        """Start the embedded Kubernetes API; how to reach it from within."""
+        from edgectl.apiserver.identity import MASTERS
+        from edgectl.apiserver.kubeconfig import write_kubeconfig
+        from edgectl.apiserver.pki import ApiPki, issue
+        from edgectl.apiserver.service import EmbeddedControlPlane, ServingTLS
+
+        address, port = self._options["api-address"], self._options["api-port"]
+        local = "127.0.0.1" if ip_address(address).is_unspecified else address
+        public = self._public[0].host if local != address else address
+        hosts = dict.fromkeys((local, "localhost", public, *map(str, router.network.router_addresses)))
+        pki = ApiPki.load_or_create(self._state / "kubernetes-pki", list(hosts))
+        tls = ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate)
+        plane = EmbeddedControlPlane(self.reactor, store, self._options["network"], self._endpoint(address, port), tls)
+        self.at_stop(plane.stopService)
+        await plane.begin()
+        path = self._options["kubeconfig-out"]
+        write_kubeconfig(path, f"https://{HostPort(public, port)}", pki.ca.certificate, client=pki.admin)
+        self.log.info("The embedded Kubernetes API is up: kubectl --kubeconfig {path}", path=str(path))
+        controller = issue(pki.ca, "kubebus-edge-controller", groups=[MASTERS])
+        return ClusterConfig(
+            f"https://{HostPort(local, port)}", pki.ca.certificate, controller.certificate, controller.key
+        )
+
+    def _administer(
+        self, trust: RouterTrust, members: Members, router: RouterService, store: Store, sync: SyncServerFactory
+    ) -> None:
+        resources = {
+            "status": status_resource(lambda: as_json(router.status())),
+            "tokens": TokensResource(members, lambda: self._public, lambda: trust.ca_hash),
+            "nodes": NodesResource(members, lambda: _links(router)),
+            "meta": meta_resource(store, sync.status),
+        }
+        self.add(AdminService(self.reactor, self._options["socket"], resources))
+
+
+def _links(router: RouterService) -> dict[str, dict[str, object]]:
+    return {node.name: {"connected": node.connected, "since": node.since} for node in router.status().nodes}

@@ -1,0 +1,98 @@
+"""The options of ``twistd kubebus``."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import ClassVar
+
+from twisted.python.usage import UsageError
+
+from kubebus import config
+from kubebus.addresses import NODE_POOL, POD_POOL
+from kubebus.adminclient import ROUTER_SOCKET
+from kubebus.config import Setting, SettingsOptions
+from kubebus.identity import InvalidIdentity, check_name
+
+STATE_DIR = Path("/var/lib/kubebus")
+
+
+class Options(SettingsOptions):
+    """What the cloud side can be told."""
+
+    longdesc = (
+        "The cloud side of KubeBus, on the VM with the public address: edge nodes dial it over TLS; it is their "
+        "router, keeps their metadata, and stands for them towards Kubernetes. Look at it with the command 'kubebus'."
+    )
+
+    settings: ClassVar = (
+        Setting("network", "the network's name", config.name, "an RFC 1123 label", "default"),
+        Setting("state-dir", "the directory of keys and of the embedded store", Path, "DIRECTORY", STATE_DIR),
+        Setting(
+            "store",
+            "the metadata store [default: sqlite:STATE-DIR/store.db]",
+            allowed="sqlite:PATH, etcd://HOST:PORT[,…] or etcds://…",
+        ),
+        Setting(
+            "public-address",
+            "a name or address by which edge nodes reach this VM; at least one",
+            allowed="NAME or ADDRESS",
+            default=(),
+            repeat=True,
+        ),
+        Setting("listen-port", "the TCP port that edge nodes dial", config.port, "PORT", 443),
+        Setting("listen-address", "the local address to listen on [default: all]", allowed="ADDRESS", default=""),
+        Setting("router-name", "this router's name in the network [default: the host's]", config.name, "a name"),
+        Setting(
+            "advertise",
+            "a subnet on this side that edge nodes shall reach: cloud VMs, cloud containers",
+            config.network,
+            "CIDR",
+            (),
+            repeat=True,
+        ),
+        Setting("node-subnet", "where edge nodes get their addresses from", config.network4, "an IPv4 CIDR", NODE_POOL),
+        Setting("pod-subnet", "where edge nodes get their pod subnets from", config.network4, "an IPv4 CIDR", POD_POOL),
+        Setting("interface", "the name of the TUN device", allowed="NAME", default="kb0"),
+        Setting("mtu", "the MTU of the TUN device", config.integer(1280, 65535), "1280 to 65535", 1500),
+        Setting("standalone", "bring a small Kubernetes API, with scheduler and controllers", flag=True),
+        Setting("api-address", "where the API of --standalone listens", allowed="ADDRESS", default="127.0.0.1"),
+        Setting("api-port", "the TCP port of the API of --standalone", config.port, "PORT", 6443),
+        Setting(
+            "kubeconfig-out",
+            "where --standalone writes a kubeconfig for kubectl [default: STATE-DIR/kubeconfig]",
+            Path,
+            "FILE",
+        ),
+        Setting("kubeconfig", "stand for the edge nodes towards the Kubernetes API in this kubeconfig", Path, "FILE"),
+        Setting("in-cluster", "the same, towards the cluster that this process runs in as a pod", flag=True),
+        Setting(
+            "namespace",
+            "read ConfigMaps and Secrets in this namespace only [default: in all, which needs the right to]",
+            allowed="NAME",
+            default=(),
+            repeat=True,
+        ),
+        Setting("keep-revoked", "keep the Kubernetes Node of a revoked edge node", flag=True),
+        Setting("set-pod-cidr", "set spec.podCIDR of Nodes: only where the cluster allocates none itself", flag=True),
+        Setting("socket", "the socket of the command 'kubebus'", Path, "PATH", Path(ROUTER_SOCKET)),
+    )
+
+    def check(self) -> None:
+        if not self["public-address"]:
+            raise UsageError("--public-address is missing: by which name or address do edge nodes reach this VM?")
+        kubernetes = [name for name in ("standalone", "kubeconfig", "in-cluster") if self[name]]
+        if len(kubernetes) > 1:
+            raise UsageError(f"--{kubernetes[0]} and --{kubernetes[1]} exclude each other: choose one Kubernetes")
+        state: Path = self["state-dir"]
+        self["store"] = self["store"] or f"sqlite:{state / 'store.db'}"
+        self["kubeconfig-out"] = self["kubeconfig-out"] or state / "kubeconfig"
+        self["router-name"] = self["router-name"] or _host_name()
+
+
+def _host_name() -> str:
+    name = socket.gethostname().partition(".")[0].lower()
+    try:
+        return check_name(name, "host name")
+    except InvalidIdentity as error:
+        raise UsageError(f"--router-name is needed: {error}") from error
