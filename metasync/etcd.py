@@ -29,6 +29,7 @@ from metasync.etcd_wire import (
     txn_of,
     txn_result,
 )
+from metasync.feeds import spawn
 from metasync.interfaces import Compacted, FutureRevision, StoreError, StoreUnavailable, WatchObserver
 from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult
 from metasync.mvcc import check_ops, check_size
@@ -120,6 +121,7 @@ class EtcdStore:
         self._token: str | None = None
         self._seen = 0
         self._watches: set[EtcdWatch] = set()
+        self._greeting: Deferred[None] | None = None
         self._closed = False
 
     @classmethod
@@ -157,14 +159,30 @@ class EtcdStore:
         return txn_result(await self._call(self._kv.Txn, request))
 
     def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> EtcdWatch:
-        watch = EtcdWatch(
-            self._reactor, self._channel, self._metadata, keys, start_revision or self._seen + 1, observer, self._over
-        )
         if self._closed:
             raise StoreUnavailable("the store is closed")
+        watch = EtcdWatch(self._reactor, self._channel, keys, observer, self._over)
         self._watches.add(watch)
-        watch.start()
+        if (start_revision or self._seen) and (self._token or not self.address.user):
+            watch.start(start_revision or self._seen + 1, self._metadata())
+        else:
+            spawn(self._greet(watch, start_revision), watch.fail)
         return watch
+
+    async def _greet(self, watch: EtcdWatch, start_revision: int) -> None:
+        """Begin a watch that comes before any call: learn what "now" is, and who we are, before others go on."""
+        done: Deferred[None] = Deferred()
+        self._greeting, before = done, self._greeting
+        try:
+            if before is not None:
+                await _follow(before)
+            request = rpc.RangeRequest(limit=1, keys_only=True, **keys_of(watch.keys))
+            response = await self._call_now(self._kv.Range, request, 0)
+            watch.start(start_revision or response.header.revision + 1, self._metadata())
+        finally:
+            if self._greeting is done:
+                self._greeting = None
+            done.callback(None)
 
     def _over(self, watch: EtcdWatch, error: Exception | None) -> StoreError | None:
         self._watches.discard(watch)
@@ -196,6 +214,11 @@ class EtcdStore:
         return await self._call(method, request, request.revision)
 
     async def _call(self, method: Any, request: Any, revision: int = 0) -> Any:
+        while self._greeting is not None:
+            await _follow(self._greeting)
+        return await self._call_now(method, request, revision)
+
+    async def _call_now(self, method: Any, request: Any, revision: int) -> Any:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         try:
@@ -257,6 +280,13 @@ class EtcdStore:
         if "required revision is a future revision" in text:
             return FutureRevision(f"revision {revision} has not happened yet")
         return error_of(error, str(self.address))
+
+
+def _follow(done: Deferred[None]) -> Deferred[None]:
+    """A Deferred that fires when ``done`` does, and leaves it to others too."""
+    mine: Deferred[None] = Deferred()
+    done.addBoth(lambda _: mine.callback(None))
+    return mine
 
 
 def _needs_user(error: Any, address: Address) -> bool:

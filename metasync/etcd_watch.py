@@ -28,39 +28,40 @@ class EtcdWatch:
         self,
         reactor: ThreadCalls,
         channel: Any,
-        metadata: Callable[[], list[tuple[str, str]]],
         keys: KeyRange,
-        start_revision: int,
         observer: WatchObserver,
         over: Callable[[EtcdWatch, Exception | None], StoreError | None],
     ) -> None:
+        self.keys = keys
         self._reactor = reactor
-        self._keys = keys
-        self._start = start_revision
+        self._channel = channel
         self._observer = observer
         self._over = over
+        self._start = 0
         self._cancelled = False
         self._requests: SimpleQueue[Any] = SimpleQueue()
-        # A member that has lost its leader ends the stream, instead of being silent.
-        self._call = _open(channel, self._requests, [*metadata(), ("hasleader", "true")])
-        self._thread = threading.Thread(target=self._read, name="etcd watch", daemon=True)
+        self._call: Any = None
 
-    def start(self) -> None:
-        self._requests.put(
-            rpc.WatchRequest(
-                create_request=rpc.WatchCreateRequest(
-                    start_revision=self._start, progress_notify=True, **keys_of(self._keys)
-                )
-            )
-        )
-        self._thread.start()
+    def start(self, start_revision: int, metadata: list[tuple[str, str]]) -> None:
+        if self._cancelled:
+            return
+        self._start = start_revision
+        # A member that has lost its leader ends the stream, instead of being silent.
+        self._call = _open(self._channel, self._requests, [*metadata, ("hasleader", "true")])
+        create = rpc.WatchCreateRequest(start_revision=start_revision, progress_notify=True, **keys_of(self.keys))
+        self._requests.put(rpc.WatchRequest(create_request=create))
+        threading.Thread(target=self._read, name="etcd watch", daemon=True).start()
 
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
-            self._requests.put(None)
-            self._call.cancel()
+            self._hang_up()
             self._over(self, None)
+
+    def _hang_up(self) -> None:
+        self._requests.put(None)
+        if self._call is not None:
+            self._call.cancel()
 
     # The thread's side
 
@@ -74,8 +75,7 @@ class EtcdWatch:
                 self._reactor.callFromThread(self._deliver, list(batches_in(response)), self._reached(response))
         except Exception as failure:  # whatever it is, the observer must hear of it
             error = failure
-        self._requests.put(None)
-        self._reactor.callFromThread(self._failed, error)
+        self._reactor.callFromThread(self.fail, error)
 
     def _reached(self, response: Any) -> int:
         """Up to where everything has been delivered, as far as a response tells.
@@ -97,11 +97,12 @@ class EtcdWatch:
         if reached and not self._cancelled:
             self._observer.progress(reached)
 
-    def _failed(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """The watch is over, unless it was cancelled before."""
         if self._cancelled:
             return
         self._cancelled = True
-        self._call.cancel()
+        self._hang_up()
         told = self._over(self, error)
         if told is not None:
             self._observer.failed(told)
