@@ -312,7 +312,8 @@ class CommandLineTests(SynchronousTestCase):
             "import sys; from kubebus import cli; cli.make_parser(); "
             "print([m for m in ('twisted', 'cryptography', 'OpenSSL', 'asyncio') if m in sys.modules])"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        root = str(Path(cli.__file__).parents[1])
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
         self.assertEqual(done.stdout, "[]\n")
 
     def test_help_of_every_command(self) -> None:
