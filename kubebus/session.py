@@ -218,7 +218,10 @@ class LinkSession:
         if self._state is not _State.UP:
             return self.started + timing.hello_timeout
         if self._ping_deadline:
-            return self._ping_deadline
+            if self._unanswered is None:
+                return self._ping_deadline
+            # The link came into use while a patient heartbeat was under way.
+            return min(self._ping_deadline, self._unanswered + timing.probe_after + timing.probe_timeout)
         when = self.last_received + timing.idle_after
         if self._in_flow:
             when = self.last_received + timing.probe_after

@@ -276,6 +276,7 @@ class _Opening:
         self._link, self._service, self._factory = link, service, factory
         self.transport: StreamTransport | None = None
         self.stream: Stream | None = None
+        self._cancelled = False
         self.done: Deferred[IProtocol] = Deferred(self._cancel)
 
     def accepted(self) -> None:
@@ -310,7 +311,7 @@ class _Opening:
         raise AssertionError("a stream that is not accepted was written to")
 
     def closed(self, reason: str | None) -> None:
-        if self.done.called:
+        if self.done.called or self._cancelled:
             return
         if self._link.is_over:
             error: Exception = NodeAway(f"{self._link.peer} went away")
@@ -319,6 +320,8 @@ class _Opening:
         self.done.errback(error)
 
     def _cancel(self, _: Deferred[IProtocol]) -> None:
+        # The Deferred itself fails with CancelledError.
+        self._cancelled = True
         cast(Stream, self.stream).reset("cancelled")
 
 

@@ -1,0 +1,131 @@
+"""Queues in order of service and within bounds; routes by the longest prefix."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from kubebus.frames import CONTROL, PACKET, STREAM, FrameParser, frame
+from kubebus.queues import BATCH, LinkQueues
+from kubebus.routes import RouteTable
+from kubebus.testing_net import tcp_gso_packet, udp_packet
+
+A, B = "10.250.0.2", "10.192.3.4"
+
+
+class QueueTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.streams: list[bytes] = []
+        self.queues = LinkQueues(self.next_frames, max_small=1000, max_bulk=100_000)
+
+    def next_frames(self, budget: int) -> list[bytes]:
+        taken: list[bytes] = []
+        while self.streams and sum(map(len, taken)) < budget:
+            taken.append(self.streams.pop(0))
+        return taken
+
+    def kinds(self) -> list[int]:
+        """The types of the frames of the next batch; small packets count as 30."""
+        data, _ = self.queues.next_batch()
+        return [30 if kind == PACKET and len(payload) < 512 else kind for kind, payload in FrameParser().feed(data)]
+
+    def test_order_of_service(self) -> None:
+        self.queues.put_packet(tcp_gso_packet(A, B))
+        self.queues.put_packet(udp_packet(A, B))
+        self.streams.append(frame(STREAM, b"stream"))
+        self.queues.put_control(frame(CONTROL, b"{}"))
+        self.assertEqual(self.kinds(), [CONTROL, STREAM, 30, PACKET])
+        self.assertEqual(self.kinds(), [])
+
+    def test_streams_leave_a_part_to_packets(self) -> None:
+        self.streams = [frame(STREAM, bytes(16000)) for _ in range(20)]
+        self.queues.put_packet(udp_packet(A, B))
+        kinds = self.kinds()
+        self.assertEqual(kinds[-1], 30)
+        self.assertLess(len(kinds), 6)
+
+    def test_a_small_packet_does_not_overtake_its_own_flow(self) -> None:
+        self.queues.put_packet(tcp_gso_packet(A, B, 20000))
+        self.queues.put_packet(tcp_gso_packet(A, B, 100))
+        self.queues.put_packet(udp_packet(A, B))
+        self.assertEqual(self.kinds(), [30, PACKET, 30])
+        self.queues.put_packet(tcp_gso_packet(A, B, 100))
+        self.queues.put_packet(tcp_gso_packet(A, "10.192.3.5", 20000))
+        self.assertEqual(self.kinds(), [30, PACKET])
+
+    def test_bounds(self) -> None:
+        packet = tcp_gso_packet(A, B, 30000)
+        taken = [self.queues.put_packet(packet) for _ in range(5)]
+        self.assertEqual(taken, [True, True, True, False, False])
+        small = [self.queues.put_packet(udp_packet(A, B, bytes(172))) for _ in range(6)]
+        self.assertEqual(small, [True] * 4 + [False] * 2)
+        self.assertEqual(self.queues.counters.dropped, 4)
+        self.assertLessEqual(self.queues.packet_bytes, 101_000)
+        self.queues.clear()
+        self.assertEqual((self.queues.packet_bytes, self.queues.counters.dropped), (0, 11))
+
+    def test_a_batch_is_bounded(self) -> None:
+        queues = LinkQueues(self.next_frames)
+        for _ in range(10):
+            queues.put_packet(tcp_gso_packet(A, B, 30000))
+        data, has_data = queues.next_batch()
+        self.assertLess(len(data), BATCH + 35000)
+        self.assertTrue(has_data)
+
+    def test_control_is_no_data(self) -> None:
+        self.queues.put_control(frame(CONTROL, b"{}"))
+        self.assertEqual(self.queues.next_batch(), (frame(CONTROL, b"{}"), False))
+
+
+_NETWORKS = st.builds(
+    lambda number, bits: ip_network((number >> (32 - bits) << (32 - bits) if bits else 0, bits)),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 32),
+)
+
+
+class RouteTests(SynchronousTestCase):
+    def test_longest_prefix(self) -> None:
+        table: RouteTable[str] = RouteTable()
+        for subnet in ("10.0.0.0/8", "10.192.0.0/12", "10.192.3.0/24", "10.192.3.4/32", "fd00::/48", "fd00:0:0:1::/64"):
+            table.add(ip_network(subnet), subnet)
+        for address, expected in (
+            ("10.192.3.4", "10.192.3.4/32"),
+            ("10.192.3.5", "10.192.3.0/24"),
+            ("10.192.4.5", "10.192.0.0/12"),
+            ("10.1.1.1", "10.0.0.0/8"),
+            ("11.1.1.1", None),
+            ("fd00:0:0:1::7", "fd00:0:0:1::/64"),
+            ("fd00:0:0:2::7", "fd00::/48"),
+            ("fe80::1", None),
+        ):
+            self.assertEqual(table.lookup(ip_address(address).packed), expected)
+
+    @given(st.lists(st.tuples(st.booleans(), _NETWORKS), max_size=30), st.lists(st.integers(0, 2**32 - 1), max_size=10))
+    def test_like_a_search_through_all(self, changes: list[tuple[bool, object]], addresses: list[int]) -> None:
+        table: RouteTable[str] = RouteTable()
+        known: dict[object, str] = {}
+        for adds, subnet in changes:
+            if adds:
+                table.add(subnet, str(subnet))  # type: ignore[arg-type]
+                known[subnet] = str(subnet)
+            else:
+                table.remove(subnet)  # type: ignore[arg-type]
+                known.pop(subnet, None)
+            for number in addresses:
+                address = ip_address(number)
+                fitting = [n for n in known if address in n]  # type: ignore[operator]
+                best = max(fitting, key=lambda n: n.prefixlen, default=None)  # type: ignore[attr-defined]
+                self.assertEqual(table.lookup(address.packed), None if best is None else str(best))
+        self.assertEqual(dict(table), known)
+        self.assertEqual(len(table), len(known))
+
+    def test_many_addresses_do_not_fill_the_memory(self) -> None:
+        table: RouteTable[int] = RouteTable()
+        table.add(ip_network("0.0.0.0/0"), 1)
+        for number in range(20_000):
+            table.lookup(number.to_bytes(4, "big"))
+        self.assertLessEqual(len(table._cache), 4096)
