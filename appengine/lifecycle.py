@@ -83,6 +83,8 @@ class History:
     """Container ID → what its readiness probe says (absent: it has none)."""
     unhealthy: dict[str, str] = field(default_factory=dict)
     """Container ID → why it must be replaced: a probe or a hook failed."""
+    graces: dict[str, int] = field(default_factory=dict)
+    """Container ID → its own grace period (of the probe that failed)."""
     interrupted: set[str] = field(default_factory=set)
     """IDs of containers that died with their sandbox, which has been started again: they are to follow."""
     beyond_resuming: set[str] = field(default_factory=set)
@@ -293,7 +295,7 @@ def _container_step(
         if view.spec_hash != container.spec_hash:
             return [KillContainer(view, "its specification has changed")], None
         if view.id in history.unhealthy:
-            return [KillContainer(view, history.unhealthy[view.id])], None
+            return [KillContainer(view, history.unhealthy[view.id], history.graces.get(view.id))], None
         return [], None
     retry = history.retry_at.get(container.name, 0.0)
     if retry > now:

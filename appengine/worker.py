@@ -33,6 +33,7 @@ from appengine.lifecycle import (
 )
 from appengine.node import Node, NotYet
 from appengine.podspec import Container, Json, Kind, Pod, PodRef
+from appengine.prober import Prober
 from appengine.runtime import (
     ContainerState,
     ContainerView,
@@ -75,6 +76,7 @@ class Worker:
         self._stale_files = False
         self._woken: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
+        self.prober = Prober(node, self.history, self._address, self.wake)
         self.killer = Killer(node.reactor, node.runtime, self._runs, self._pre_stop)
 
     # -- what is told to the worker ---------------------------------------------------------------------------
@@ -135,6 +137,8 @@ class Worker:
             return
         self.views[view.id] = view
         self.killer.changed(view.id)
+        if self.pod is not None and not self.terminating:
+            self.prober.sync(self.pod, self.views.values())
         self.wake()
 
     def lost(self, container_id: str) -> None:
@@ -159,6 +163,7 @@ class Worker:
         """The agent goes down; the pod goes on."""
         self._stopped = True
         self.killer.stop()
+        self.prober.stop()
         self.wake()
         if self._loop is not None:
             self._loop.cancel()
@@ -214,6 +219,7 @@ class Worker:
             self.history.phase, self.history.reason, self.history.message = "Failed", *why
         self._admitted = True
         await self._note_ends()
+        self.prober.sync(self.pod, self.views.values())
         if not self.history.start_time:
             self.history.start_time = rfc3339(self.node.now())
         deadline = self._check_deadline(self.pod)
@@ -357,7 +363,7 @@ class Worker:
         history.interrupted.discard(identity)
         await self._look(identity)
         self._log.info("started container {name} of pod {pod}", name=container.name, pod=str(self.ref))
-        self._post_start(pod, container, identity, sandbox)
+        self._post_start(container, identity)
 
     async def _resume(self, pod: Pod, container: Container, view: ContainerView, sandbox: ContainerView) -> str:
         """Make again what a container has mounted, which a boot may have cleared."""
@@ -388,7 +394,7 @@ class Worker:
                 message=message,
             )
 
-    def _post_start(self, pod: Pod, container: Container, identity: str, sandbox: ContainerView) -> None:
+    def _post_start(self, container: Container, identity: str) -> None:
         handler = (container.get("lifecycle") or {}).get("postStart")
         view = self.views.get(identity)
         if not handler or view is None:
@@ -398,16 +404,22 @@ class Worker:
             self.history.unhealthy[identity] = f"postStart failed: {failure}"
             self.wake()
 
-        host = sandbox.addresses[0] if sandbox.addresses else "127.0.0.1"
+        host = self._address()
         ports = container.get("ports") or []
         Deferred.fromCoroutine(run_hook(self.node, view, handler, ports, host)).addErrback(
             lambda failure: failed(failure.getErrorMessage())
         )
 
     async def _pre_stop(self, view: ContainerView, marked: Json) -> None:
+        handler, ports = marked.get("handler") or {}, marked.get("ports") or []
+        await run_hook(self.node, view, handler, ports, self._address())
+
+    def _address(self) -> str:
+        """The pod's own, as it is reached from the node."""
+        if self.pod is not None and self.pod.host_network:
+            return next(iter(self.node.addresses.addresses), "127.0.0.1")
         sandbox = Seen(self.views.values()).sandbox
-        host = sandbox.addresses[0] if sandbox is not None and sandbox.addresses else "127.0.0.1"
-        await run_hook(self.node, view, marked.get("handler") or {}, marked.get("ports") or [], host)
+        return sandbox.addresses[0] if sandbox is not None and sandbox.addresses else "127.0.0.1"
 
     def _runs(self, container_id: str) -> bool:
         view = self.views.get(container_id)
@@ -466,6 +478,7 @@ class Worker:
 
     async def _clear(self) -> float | None:
         """Stop and remove all there is of the pod; a time to look again if it would not stop."""
+        self.prober.stop()
         self.report()
         await self._kill_everything("the pod is to be stopped")
         await self._note_ends()
@@ -509,7 +522,12 @@ def remembered(status: Json) -> History:
     for key in ("initContainerStatuses", "containerStatuses"):
         for container in status.get(key) or ():
             name = str(container.get("name"))
-            if container.get("containerID") or container.get("lastState"):
+            identity = str(container.get("containerID") or "").rpartition("/")[2]
+            if identity and (container.get("state") or {}).get("running"):
+                # A probe that had passed need not pass again for what ran on without the agent.
+                history.started.update({identity: True} if container.get("started") else {})
+                history.ready.update({identity: True} if container.get("ready") else {})
+            if identity or container.get("lastState"):
                 history.restarts[name] = int(container.get("restartCount") or 0)
                 ended = container.get("state") or {}
                 history.last_states[name] = ended if "terminated" in ended else container.get("lastState") or {}
