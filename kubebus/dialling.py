@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint, ITransport
 
+from kubebus.fastpath import wrap_client_tls
 from kubebus.identity import InvalidIdentity, PeerIdentity, identity_of
 from kubebus.joinstring import HostPort
 from kubebus.linker import Dial
@@ -23,7 +24,7 @@ def tls_dialler(reactor: Any, creator: Callable[[], IOpenSSLClientConnectionCrea
 
     def dial(address: str) -> IStreamClientEndpoint:
         target = HostPort.parse(address)
-        return wrapClientTLS(creator(), HostnameEndpoint(reactor, target.host, target.port))
+        return wrap_client_tls(reactor, creator(), HostnameEndpoint(reactor, target.host, target.port))
 
     return dial
 

@@ -21,12 +21,13 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kubebus.ca import key_hash
 from kubebus.exchange import peer_name
+from kubebus.fastpath import Limits, server_factory
 from kubebus.identity import InvalidIdentity, PeerIdentity, identity_of
 from kubebus.interfaces import RegistryError
 from kubebus.tlsconfig import JOIN, ServerTLS, explain
@@ -82,19 +83,9 @@ class ListenerFactory(ServerFactory):
         )
         return True
 
-    def buildProtocol(self, addr: IAddress | None) -> _Greeter:
+    def buildProtocol(self, addr: IAddress | None) -> _Greeter | None:
         assert addr is not None
-        return _Greeter(self, addr)
-
-
-class _TLSFactory(TLSMemoryBIOFactory):
-    """Twisted's factory does not let the wrapped one decline a connection."""
-
-    def buildProtocol(self, addr: IAddress | None) -> TLSMemoryBIOProtocol:
-        assert addr is not None
-        if self.wrappedFactory.is_full(addr):
-            return None  # type: ignore[return-value]
-        return super().buildProtocol(addr)
+        return None if self.is_full(addr) else _Greeter(self, addr)
 
 
 @implementer(IHandshakeListener)
@@ -161,6 +152,8 @@ class _Greeter(Protocol):
         for data in early:
             handler.dataReceived(data)
         if not self._closed:
+            # From here on the handler is asked directly: every packet would pass through here.
+            self._tls.wrappedProtocol = handler
             cast(IPushProducer, self.transport).resumeProducing()
 
     def dataReceived(self, data: bytes) -> None:
@@ -252,7 +245,9 @@ class Listener(Service):
             handshake_seconds=handshake_seconds,
             max_pending=max_pending,
         )
-        self._tls_factory = _TLSFactory(tls, False, self.factory, reactor)
+        # Handshakes have their time limit here.
+        limits = Limits(handshake=None, close=handshake_seconds)
+        self._tls_factory = server_factory(reactor, tls, self.factory, limits=limits)
         self._endpoint = endpoint
         self._failed = failed
         self._listening: Deferred[IListeningPort] | None = None

@@ -149,7 +149,7 @@ def _judge_client(connection: SSL.Connection, certificate: X509, error: int, dep
 
 
 def _tell(connection: SSL.Connection, problem: str) -> None:
-    # Twisted makes its TLS protocol the application data of every connection.
+    # The TLS transport is the application data of every connection.
     observer = connection.get_app_data().wrappedProtocol
     if isinstance(observer, HandshakeObserver):
         observer.handshake_problem(problem)
@@ -210,9 +210,9 @@ class ClientTLS:
             problem = _describe(presented, error)
         if problem is None:
             return True
-        protocol = connection.get_app_data()
-        if isinstance(protocol, TLSMemoryBIOProtocol):
-            protocol.failVerification(Failure(UntrustedPeer(f"this is no router of ours: {problem}")))
+        fail = getattr(connection.get_app_data(), "failVerification", None)
+        if fail is not None:
+            fail(Failure(UntrustedPeer(f"this is no router of ours: {problem}")))
         return False
 
     def _info(self, connection: SSL.Connection, where: int, value: int) -> None:

@@ -3,14 +3,17 @@
 :func:`wrap_server_tls` and :func:`wrap_client_tls` stand in for Twisted's ``wrapServerTLS`` and ``wrapClientTLS``.
 """
 
-from kubebus.fastpath.endpoints import wrap_client_tls, wrap_server_tls
-from kubebus.fastpath.transport import CloseTimeout, FastTLSTransport, HandshakeTimeout, IViewReceiver
+from kubebus.fastpath.endpoints import client_factory, server_factory, wrap_client_tls, wrap_server_tls
+from kubebus.fastpath.transport import CloseTimeout, FastTLSTransport, HandshakeTimeout, IViewReceiver, Limits
 
 __all__ = [
     "CloseTimeout",
     "FastTLSTransport",
     "HandshakeTimeout",
     "IViewReceiver",
+    "Limits",
+    "client_factory",
+    "server_factory",
     "wrap_client_tls",
     "wrap_server_tls",
 ]

@@ -1,4 +1,7 @@
-"""Endpoints that speak TLS by :mod:`kubebus.fastpath.transport`, or by Twisted's own transport where that cannot be."""
+"""Factories and endpoints that speak TLS by :mod:`kubebus.fastpath.transport`.
+
+Over anything but a TCP socket on a reactor of descriptors (a transport of tests, TLS in TLS) they use Twisted's TLS.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import wrapClientTLS, wrapServerTLS
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -20,16 +22,15 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kubebus.fastpath.engine import EngineFactory, choose_engine
-from kubebus.fastpath.transport import FastTLSTransport
+from kubebus.fastpath.transport import CLOSE_TIMEOUT, FastTLSTransport, Limits
 
 HANDSHAKE_TIMEOUT = 30.0
-CLOSE_TIMEOUT = 10.0
-
-ConnectionFor = Callable[[Any], SSL.Connection]
+_LIMITS = Limits(HANDSHAKE_TIMEOUT, CLOSE_TIMEOUT)
 
 
 def wrap_server_tls(
@@ -38,29 +39,13 @@ def wrap_server_tls(
     endpoint: IStreamServerEndpoint,
     *,
     engine: EngineFactory | None = None,
-    handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
-    close_timeout: float = CLOSE_TIMEOUT,
+    limits: Limits = _LIMITS,
 ) -> IStreamServerEndpoint:
-    """Like Twisted's ``wrapServerTLS``; the transport is the fast one where the reactor allows.
+    """Like Twisted's ``wrapServerTLS``.
 
-    :param endpoint: a TCP endpoint.
     :param engine: what does the TLS; the best one that works, if not given.
-    :param handshake_timeout: seconds, or ``None`` for no limit.
     """
-    if not IReactorFDSet.providedBy(reactor):
-        return wrapServerTLS(creator, endpoint, reactor)
-    new_engine = engine or choose_engine()
-
-    def connection_for(transport: Any) -> SSL.Connection:
-        connection = creator.serverConnectionForTLS(transport)
-        connection.set_accept_state()
-        connection.set_app_data(transport)
-        return connection
-
-    def wrap(factory: IProtocolFactory) -> _Factory:
-        return _Factory(reactor, factory, connection_for, new_engine, handshake_timeout, close_timeout)
-
-    return _ServerEndpoint(endpoint, wrap)
+    return _ServerEndpoint(endpoint, lambda factory: server_factory(reactor, creator, factory, engine, limits))
 
 
 def wrap_client_tls(
@@ -69,13 +54,39 @@ def wrap_client_tls(
     endpoint: IStreamClientEndpoint,
     *,
     engine: EngineFactory | None = None,
-    handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
-    close_timeout: float = CLOSE_TIMEOUT,
+    limits: Limits = _LIMITS,
 ) -> IStreamClientEndpoint:
     """Like Twisted's ``wrapClientTLS``; see :func:`wrap_server_tls`."""
-    if not IReactorFDSet.providedBy(reactor):
-        return wrapClientTLS(creator, endpoint, reactor)
-    new_engine = engine or choose_engine()
+    return _ClientEndpoint(endpoint, lambda factory: client_factory(reactor, creator, factory, engine, limits))
+
+
+def server_factory(
+    reactor: Any,
+    creator: IOpenSSLServerConnectionCreator,
+    wrapped: IProtocolFactory,
+    engine: EngineFactory | None = None,
+    limits: Limits = _LIMITS,
+) -> TLSFactory:
+    """Gives each TCP connection TLS, and a protocol of ``wrapped`` over it; none, where ``wrapped`` builds none."""
+
+    def connection_for(transport: Any) -> SSL.Connection:
+        connection = creator.serverConnectionForTLS(transport)
+        connection.set_accept_state()
+        connection.set_app_data(transport)
+        return connection
+
+    fallback = TLSMemoryBIOFactory(creator, False, wrapped, reactor)
+    return TLSFactory(reactor, wrapped, connection_for, fallback, engine or choose_engine(), limits)
+
+
+def client_factory(
+    reactor: Any,
+    creator: IOpenSSLClientConnectionCreator,
+    wrapped: IProtocolFactory,
+    engine: EngineFactory | None = None,
+    limits: Limits = _LIMITS,
+) -> TLSFactory:
+    """See :func:`server_factory`."""
 
     def connection_for(transport: Any) -> SSL.Connection:
         connection = creator.clientConnectionForTLS(transport)
@@ -83,15 +94,13 @@ def wrap_client_tls(
         connection.set_app_data(transport)
         return connection
 
-    def wrap(factory: IProtocolFactory) -> _Factory:
-        return _Factory(reactor, factory, connection_for, new_engine, handshake_timeout, close_timeout)
-
-    return _ClientEndpoint(endpoint, wrap)
+    fallback = TLSMemoryBIOFactory(creator, True, wrapped, reactor)
+    return TLSFactory(reactor, wrapped, connection_for, fallback, engine or choose_engine(), limits)
 
 
 @implementer(IStreamServerEndpoint)
 class _ServerEndpoint:
-    def __init__(self, endpoint: IStreamServerEndpoint, wrap: Callable[[IProtocolFactory], _Factory]) -> None:
+    def __init__(self, endpoint: IStreamServerEndpoint, wrap: Callable[[IProtocolFactory], TLSFactory]) -> None:
         self._endpoint = endpoint
         self._wrap = wrap
 
@@ -102,7 +111,7 @@ class _ServerEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class _ClientEndpoint:
-    def __init__(self, endpoint: IStreamClientEndpoint, wrap: Callable[[IProtocolFactory], _Factory]) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, wrap: Callable[[IProtocolFactory], TLSFactory]) -> None:
         self._endpoint = endpoint
         self._wrap = wrap
 
@@ -112,8 +121,8 @@ class _ClientEndpoint:
 
 
 @implementer(IProtocolFactory)
-class _Factory:
-    """Gives each TCP connection a :class:`_Owner`."""
+class TLSFactory:
+    """See :func:`server_factory`."""
 
     noisy = False
 
@@ -121,17 +130,17 @@ class _Factory:
         self,
         reactor: Any,
         wrapped: IProtocolFactory,
-        connection_for: ConnectionFor,
-        new_engine: EngineFactory,
-        handshake_timeout: float | None,
-        close_timeout: float,
+        connection_for: Callable[[Any], SSL.Connection],
+        fallback: TLSMemoryBIOFactory,
+        engine: EngineFactory,
+        limits: Limits,
     ) -> None:
-        self._reactor = reactor
         self.wrappedFactory = wrapped
+        self._reactor = reactor
         self._connection_for = connection_for
-        self._new_engine = new_engine
-        self._handshake_timeout = handshake_timeout
-        self._close_timeout = close_timeout
+        self._fallback = fallback
+        self._engine = engine
+        self._limits = limits
 
     def doStart(self) -> None:
         self.wrappedFactory.doStart()
@@ -143,40 +152,59 @@ class _Factory:
         protocol = self.wrappedFactory.buildProtocol(addr)
         return None if protocol is None else _Owner(self, protocol)
 
-    def start(self, tcp: Any, protocol: IProtocol) -> FastTLSTransport:
-        """Take the connection over from TCP."""
-        transport = FastTLSTransport(
-            self._reactor, tcp, protocol, self, self._new_engine, self._handshake_timeout, self._close_timeout
-        )
+    def take_over(self, transport: Any, protocol: IProtocol) -> FastTLSTransport | None:
+        """Take a connection over from TCP; ``None`` if it is none, or not on a reactor of descriptors."""
+        handle = getattr(transport, "getHandle", lambda: None)()
+        if not isinstance(handle, socket.socket) or handle.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        if not IReactorFDSet.providedBy(self._reactor):
+            return None
+        return FastTLSTransport(self._reactor, transport, protocol, self, self._engine, self._limits)
+
+    def start(self, transport: FastTLSTransport) -> None:
         transport.start(self._connection_for)
-        return transport
+
+    def twisted(self, protocol: IProtocol) -> IProtocol:
+        """Twisted's TLS for a protocol."""
+        return self._fallback.protocol(self._fallback, protocol)
 
 
 @implementer(IProtocol)
 class _Owner:
-    """The protocol that the TCP transport knows: it hears of the beginning and the end, never of data."""
+    """The protocol that the TCP transport knows: it hears of the beginning and the end.
 
-    def __init__(self, factory: _Factory, wrapped: IProtocol) -> None:
+    It never hears of data, but where Twisted's TLS does the work.
+    """
+
+    __slots__ = ("_factory", "_fallback", "_transport", "wrapped")
+
+    def __init__(self, factory: TLSFactory, wrapped: IProtocol) -> None:
         self._factory = factory
         self.wrapped = wrapped
         self._transport: FastTLSTransport | None = None
+        self._fallback: IProtocol | None = None
 
     def makeConnection(self, transport: Any) -> None:
-        if not isinstance(getattr(transport, "getHandle", lambda: None)(), socket.socket):
-            raise TypeError(f"{transport!r} is not a TCP connection: give a TCP endpoint to be wrapped in TLS")
+        self._transport = self._factory.take_over(transport, self.wrapped)
+        if self._transport is None:
+            self._fallback = self._factory.twisted(self.wrapped)
+            self._fallback.makeConnection(transport)
+            return
         try:
-            self._transport = self._factory.start(transport, self.wrapped)
+            self._factory.start(self._transport)
         except BaseException:
             transport.abortConnection()
             raise
 
     def connectionMade(self) -> None:
-        """Part of the interface; the transport tells the wrapped protocol itself."""
+        """Part of the interface; the TLS transport tells the wrapped protocol itself."""
 
     def dataReceived(self, data: bytes) -> None:
-        raise AssertionError("the TCP transport reads although the TLS transport owns its socket")
+        assert self._fallback is not None, "the TCP transport reads although the TLS transport owns its socket"
+        self._fallback.dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.lost(reason)
+        if self._fallback is not None:
+            self._fallback.connectionLost(reason)
+        elif self._transport is not None:
+            self._transport.lost(reason)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from OpenSSL import SSL
@@ -38,6 +39,9 @@ from kubebus.fastpath.pacing import UnsentLimit
 READS_PER_WAKEUP = 4
 """Full reads before the reactor may serve somebody else: 256 KiB, about a tenth of a millisecond."""
 
+CLOSE_TIMEOUT = 10.0
+"""Seconds to wait for the peer's answer to the end of TLS."""
+
 _NOTSENT_LOWAT: int = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; Python has no name for it before 3.12.
 
 # Used up before the reactor serves another descriptor, so one for all.
@@ -50,6 +54,14 @@ class HandshakeTimeout(ConnectionLost):
 
 class CloseTimeout(ConnectionLost):
     """The peer did not answer the end of the TLS connection in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that the peer may take for its handshake (``None``: somebody else watches), and to end TLS."""
+
+    handshake: float | None
+    close: float
 
 
 class IViewReceiver(Interface):
@@ -80,17 +92,15 @@ class FastTLSTransport:
         protocol: IProtocol,
         factory: Any,
         new_engine: EngineFactory,
-        handshake_timeout: float | None,
-        close_timeout: float,
+        limits: Limits,
     ) -> None:
         self.factory = factory
         """What Twisted's connection creators ask for the protocols to negotiate."""
         self._reactor = reactor
         self._tcp = tcp
-        self._protocol = protocol
+        self._protocol: IProtocol
         self._new_engine = new_engine
-        self._handshake_timeout = handshake_timeout
-        self._close_timeout = close_timeout
+        self._limits = limits
         self._socket: socket.socket = tcp.getHandle()
         self._tls: SSL.Connection
         self._engine: Engine
@@ -108,7 +118,8 @@ class FastTLSTransport:
         self._streaming = False
         self._paused = False
         self._timer: IDelayedCall | None = None
-        self._deliver: Callable[[memoryview], object] = self._deliver_bytes
+        self._deliver: Callable[[memoryview], object]
+        self.wrappedProtocol = protocol
 
     # Made and unmade, by the protocol that the TCP transport knows.
 
@@ -121,10 +132,8 @@ class FastTLSTransport:
         self._limit_unsent()
         self.connected = True
         self.resumeProducing()
-        if self._handshake_timeout is not None:
-            self._timer = self._reactor.callLater(self._handshake_timeout, self._handshake_timed_out)
-        if IViewReceiver.providedBy(self._protocol):
-            self._deliver = self._protocol.viewReceived
+        if self._limits.handshake is not None:
+            self._timer = self._reactor.callLater(self._limits.handshake, self._handshake_timed_out)
         self._protocol.makeConnection(self)
         if not self._finished:
             self._handshake()
@@ -144,6 +153,19 @@ class FastTLSTransport:
         self._deliver = _drop
         self._tls.set_app_data(None)
         protocol.connectionLost(reason)
+
+    @property
+    def wrappedProtocol(self) -> IProtocol:
+        """Who gets what is received, and the end. It may be replaced at any time, as with Twisted's TLS transport."""
+        return self._protocol
+
+    @wrappedProtocol.setter
+    def wrappedProtocol(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+        if IViewReceiver.providedBy(protocol):
+            self._deliver = protocol.viewReceived
+        else:
+            self._deliver = lambda plain: protocol.dataReceived(bytes(plain))
 
     # The reactor's side.
 
@@ -360,9 +382,6 @@ class FastTLSTransport:
         if engine.ended:
             self._shutdown()
 
-    def _deliver_bytes(self, plain: memoryview) -> None:
-        self._protocol.dataReceived(bytes(plain))
-
     def _flush(self) -> None:
         """Send what the engine has put out."""
         while view := self._engine.output():
@@ -411,7 +430,7 @@ class FastTLSTransport:
             self._deliver = _drop
             self.resumeProducing()
         if self._timer is None and not self._finished:
-            self._timer = self._reactor.callLater(self._close_timeout, self._close_timed_out)
+            self._timer = self._reactor.callLater(self._limits.close, self._close_timed_out)
 
     def _fail(self, error: BaseException) -> None:
         if self._finished:
@@ -436,14 +455,14 @@ class FastTLSTransport:
     def _handshake_timed_out(self) -> None:
         self._timer = None
         self._reason = _failure(
-            HandshakeTimeout(f"{self.getPeer()} did not finish the TLS handshake in {self._handshake_timeout} s")
+            HandshakeTimeout(f"{self.getPeer()} did not finish the TLS handshake in {self._limits.handshake} s")
         )
         self.abortConnection()
 
     def _close_timed_out(self) -> None:
         self._timer = None
         self._reason = _failure(
-            CloseTimeout(f"{self.getPeer()} did not answer the end of the TLS connection in {self._close_timeout} s")
+            CloseTimeout(f"{self.getPeer()} did not answer the end of the TLS connection in {self._limits.close} s")
         )
         self.abortConnection()
 

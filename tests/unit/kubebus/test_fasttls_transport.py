@@ -13,10 +13,11 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from kubebus.fastpath import CloseTimeout, FastTLSTransport, HandshakeTimeout, IViewReceiver, endpoints
+from kubebus.fastpath import CloseTimeout, FastTLSTransport, HandshakeTimeout, IViewReceiver, Limits, endpoints
 from kubebus.fastpath.direct import DirectEngine
 from kubebus.fastpath.engine import PublicEngine
 from tests.unit.kubebus.fasttls import ALPN, One, Recorder, client_options, server_options, stranger
@@ -356,7 +357,7 @@ class PublicEngineTLSTests(TLSTransportContract, TestCase):
 
     async def test_a_handshake_has_a_time_limit(self) -> None:
         endpoint = self.wrap_server(
-            server_options(), TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"), handshake_timeout=0.05
+            server_options(), TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"), limits=Limits(0.05, 1)
         )
         port = await endpoint.listen(One(self.server))
         self.addCleanup(port.stopListening)
@@ -369,7 +370,7 @@ class PublicEngineTLSTests(TLSTransportContract, TestCase):
     async def test_the_answer_to_a_goodbye_has_a_time_limit(self) -> None:
         number = await self.listen()
         endpoint = self.wrap_client(
-            client_options(), TCP4ClientEndpoint(reactor, "127.0.0.1", number), close_timeout=0.05
+            client_options(), TCP4ClientEndpoint(reactor, "127.0.0.1", number), limits=Limits(1, 0.05)
         )
         self.addCleanup(self.close)
         await endpoint.connect(One(self.client))
@@ -398,11 +399,26 @@ class PublicEngineTLSTests(TLSTransportContract, TestCase):
         await self.server.has(40_000_000)
         self.assertGreater(flood.paused, 10)
 
-    async def test_only_tcp_can_be_wrapped(self) -> None:
-        from twisted.internet.testing import StringTransport
+    async def test_the_protocol_may_be_replaced(self) -> None:
+        await self.establish()
+        successor = Recorder()
+        successor.established.addErrback(lambda reason: None)
+        self.server.link.wrappedProtocol = successor
+        self.client.link.write(b"to the successor")
+        await successor.has(16)
+        self.assertEqual(self.server.received, b"")
+        self.client.link.loseConnection()
+        await successor.lost
+        self.server.events.append("lost")
+        await self.client.lost
 
-        factory: Any = endpoints._Factory(reactor, One(self.server), lambda transport: None, self.engine, None, 1)  # type: ignore[arg-type,return-value]
-        self.assertRaises(TypeError, factory.buildProtocol(None).makeConnection, StringTransport())
+    def test_anything_but_tcp_gets_twisteds_tls(self) -> None:
+        transport = StringTransport()
+        factory = endpoints.client_factory(reactor, client_options(), One(self.client), self.engine)
+        owner: Any = factory.buildProtocol(transport.getPeer())
+        owner.makeConnection(transport)
+        self.assertTrue(transport.value().startswith(b"\x16\x03"))
+        self.assertNotIsInstance(self.client.link, FastTLSTransport)
 
     async def test_a_factory_may_decline(self) -> None:
         class Decline(One):
