@@ -20,7 +20,7 @@ from tests.lab.waiting import wait_until
 class BadLink(TunnelPart):
     name = "bad-link"
     what = "goodput and ping under load at 200 ms, 2 % loss, 10 Mbit/s; recovery from a stall of 5 s"
-    subjects = (OURS, f"{OURS}-bbr", OPENVPN, OPENVPN_TCP, WIREGUARD, NEBULA, RAW)
+    subjects = (OURS, OPENVPN, OPENVPN_TCP, WIREGUARD, NEBULA, RAW)
     path = PathSpec(delay=0.05, loss=0.01, rate=10e6)
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
