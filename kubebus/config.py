@@ -110,7 +110,7 @@ CONFIG = Setting("config", "a TOML file with any of these options, by the same n
 
 
 def _help(setting: Setting) -> str:
-    default = "" if setting.default in (None, ()) else f" [default: {_shown(setting.default)}]"
+    default = "" if setting.default in (None, (), "") else f" [default: {_shown(setting.default)}]"
     repeat = "; may be repeated" if setting.repeat else ""
     return f"{setting.doc} ({setting.allowed}{repeat}){default}"
 

@@ -111,6 +111,7 @@ class EdgeLinkService(Service):
         self._open_links: set[Link] = set()
         self._since = options.wallclock()
         self._error: str | None = None
+        self._waiting: set[Deferred[None]] = set()
 
     # -- Service
 
@@ -157,6 +158,15 @@ class EdgeLinkService(Service):
     @property
     def connected(self) -> bool:
         return self._link is not None
+
+    def when_connected(self) -> Deferred[None]:
+        """Fires once there is a link: at once, if there is one now. May be cancelled."""
+        waiting: Deferred[None] = Deferred(self._waiting.discard)
+        if self._link is not None:
+            waiting.callback(None)
+        else:
+            self._waiting.add(waiting)
+        return waiting
 
     def status(self) -> EdgeStatus:
         now, link, packets = self._now, self._link, self._packets
@@ -220,6 +230,9 @@ class EdgeLinkService(Service):
         self.log.info("Node {node} is connected to {peer}", node=self.identity.name, peer=link.peer)
         self._options.learn_time(config.time)
         self.reconfigure(link, config)
+        waiting, self._waiting = self._waiting, set()
+        for each in waiting:
+            each.callback(None)
 
     def reconfigure(self, link: Link, config: LinkConfig) -> None:
         try:

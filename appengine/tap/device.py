@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appengine.tap.options import Options
-from appengine.tap.place import LinkNetworkSource
+from appengine.tap.place import LinkNetworkSource, PatientEndpoint
 from kubebus import __version__
 from kubebus.admin import AdminService, status_resource
 from kubebus.composed import CannotStart, ComposedService
@@ -52,9 +52,8 @@ class DeviceNode(ComposedService):
         link = self._link(keyring)
         self.add(link)
         self.add(Renewer(self.reactor, keyring, link.router_endpoint))
-        sync = SyncClientService(
-            self.reactor, link.router_endpoint(SYNC_SERVICE), store, identity.network, identity.name
-        )
+        to_cloud = PatientEndpoint(link, SYNC_SERVICE)
+        sync = SyncClientService(self.reactor, to_cloud, store, identity.network, identity.name)
         self.add(sync)
         resources = {
             "status": status_resource(lambda: as_json(link.status())),
