@@ -55,7 +55,8 @@ def tell(telling: Telling, style: Style) -> bool:
         if step.chapter != chapter:
             chapter = step.chapter
             print(f"\n{style.bold(chapter)}", flush=True)
-        print(f"  … {step.title}", end="" if style.colours else "\n", flush=True)
+        if style.colours:
+            print(f"  … {step.title}", end="", flush=True)
         try:
             observed = telling.play(step)
         except NotAsTold as failure:

@@ -392,11 +392,20 @@ def cloud_returns(world: World, memory: Memory) -> str:
         # The longest wait between two attempts of a device is a minute.
         edge.agent.wait_for(partial(back, world, edge), 75)
     for name in ("web", "client"):
-        world.wait_running(name)
+        container = f"docker://{memory.containers[name].id}"
+        expected = f"pod {name} with the container that runs, {container[:21]}, in the Kubernetes API"
+        wait_until(partial(told_running, world, name, container), 60, expected, interval=0.2)
     return (
         f"cloud up after {seconds:.1f} s, status right {time.monotonic() - began:.1f} s later\n"
         f"{world.kubectl('get', 'pods', '-o', 'wide')}"
     )
+
+
+def told_running(world: World, pod: str, container: str) -> bool:
+    """Whether the pod's status says that it is Running, ready, and in this container."""
+    status = world.pod(pod)["status"]
+    told = [(each["ready"], each.get("containerID")) for each in status.get("containerStatuses", [])]
+    return status["phase"] == "Running" and told == [(True, container)]
 
 
 def back(world: World, edge: Edge) -> bool:
@@ -415,8 +424,7 @@ def pods_are_the_same(world: World, memory: Memory) -> str:
         check(pod["metadata"]["uid"] == memory.uids[name], f"UID {memory.uids[name]}", pod["metadata"]["uid"])
         (now,) = edge.containers(name)
         check(now == memory.containers[name], f"{name}'s container untouched", now)
-        told = [container["containerID"] for container in pod["status"]["containerStatuses"]]
-        check(told == [f"docker://{now.id}"], f"docker://{now.id} in the status", told)
+        check(told_running(world, name, f"docker://{now.id}"), f"docker://{now.id} in the status", pod["status"])
     return "\n".join(f"{name}: UID {uid}" for name, uid in memory.uids.items())
 
 
