@@ -29,17 +29,22 @@ TRAFFIC_PORT = 7000
 class Process(Daemon):
     """A router or an edge. ``ask`` talks with it."""
 
-    def __init__(self, name: str, namespace: Namespace, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        namespace: Namespace,
+        folder: Path,
+        config: dict[str, Any],
+        module: str = network_process.__name__,
+    ) -> None:
         self.control = folder / "control"
         path = folder / "config.json"
         path.write_text(json.dumps({**config, "control": str(self.control)}))
-        super().__init__(
-            name, [sys.executable, "-m", network_process.__name__, str(path)], namespace=namespace, cwd=Path.cwd()
-        )
+        super().__init__(name, [sys.executable, "-m", module, str(path)], namespace=namespace, cwd=Path.cwd())
 
     def ask(self, *question: str) -> Any:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
+            client.settimeout(20)
             client.connect(str(self.control))
             client.sendall(json.dumps(question).encode() + b"\n")
             with client.makefile() as answer:

@@ -1,0 +1,43 @@
+"""Two hundred nodes over real sockets on one router."""
+
+from __future__ import annotations
+
+import time
+
+from twisted.trial import unittest
+
+from tests.integration import network_crowd
+from tests.integration.network_lab import NetworkLab, Process
+from tests.lab.waiting import wait_until
+
+COUNT = 200
+
+
+class CrowdTests(unittest.SynchronousTestCase):
+    def test_two_hundred_nodes(self) -> None:
+        nodes = {f"node{number}": number for number in range(2, 2 + COUNT)}
+        lab = NetworkLab(sites=0, nodes=nodes)
+        self.addCleanup(lab.close)
+        lab.start()
+        folder = lab.folder / "crowd"
+        for name in nodes:
+            (folder / name).mkdir(parents=True)
+            lab.credentials(name, folder / name)
+        config = {"nodes": nodes, "state": str(folder), "routers": lab.routers}
+        crowd = Process("crowd", lab.net.host, folder, config, network_crowd.__name__)
+        lab.daemons.append(crowd)
+        wait_until(lab.router.control.exists, 20, "the router is up")
+        before = lab.router.status()["rss"]
+        crowd.start()
+        wait_until(crowd.control.exists, 30, "the crowd is started")
+        began = time.monotonic()
+        wait_until(lambda: crowd.ask("connected") == COUNT, 40, "all are connected", 0.2)
+        seconds = time.monotonic() - began
+        status = lab.router.status()
+        self.assertEqual(sum(node["connected"] for node in status["nodes"]), COUNT)
+        per_node = (status["rss"] - before) / COUNT
+        print(f"{COUNT} nodes connected after {seconds:.1f} s; {per_node / 1024:.0f} KiB of the router's memory each")
+        self.assertLess(per_node, 200 * 1024)
+        crowd.ask("exchange")
+        wait_until(lambda: crowd.ask("received") == COUNT, 20, "every packet arrives")
+        self.assertEqual(crowd.ask("received"), COUNT)
