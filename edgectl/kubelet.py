@@ -151,7 +151,7 @@ class KubeletConnection(Protocol):
                     f"user {user.name!r} cannot {head.verb} resource nodes/{head.subresource} of node {node!r}",
                 )
         except ApiError as error:
-            return self._refuse(503, "Service Unavailable", f"the API server cannot be asked: {error}")
+            return self._unavailable(f"the API server cannot be asked: {error}")
         await self._connect(node, head)
         return None
 
@@ -171,11 +171,11 @@ class KubeletConnection(Protocol):
             endpoint = self._home.directory.endpoint(node, SERVICE)
             side = await endpoint.connect(factory).addTimeout(CONNECT_SECONDS, self._home.reactor)
         except TimeoutError:
-            return self._refuse(504, "Gateway Timeout", f"node {node!r} did not answer in time")
+            return self._unavailable(f"node {node!r} did not answer in time")
         except CancelledError:
             raise
         except Exception as error:  # whatever an endpoint may raise: the node cannot be reached
-            return self._refuse(503, "Service Unavailable", f"node {node!r} cannot be reached: {error}")
+            return self._unavailable(f"node {node!r} cannot be reached: {error}")
         assert isinstance(side, _NodeSide)
         if self._over:
             side.abort()
@@ -187,6 +187,10 @@ class KubeletConnection(Protocol):
         self._buffer.clear()
         transport.resumeProducing()
         return None
+
+    def _unavailable(self, message: str) -> None:
+        """With 500: of the codes that fit, the only one whose text the API server passes on to the user."""
+        self._refuse(500, "Internal Server Error", message)
 
     def _refuse(self, code: int, reason: str, message: str) -> None:
         self._stop_timer()

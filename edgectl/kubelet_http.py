@@ -6,7 +6,6 @@ https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
@@ -116,16 +115,7 @@ def _ambiguous(path: str) -> bool:
 
 
 def error_response(code: int, reason: str, message: str) -> bytes:
-    """A whole response that says what is wrong, as ``kubectl`` shows it."""
-    status = {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "code": code,
-        "reason": reason.replace(" ", ""),
-        "message": message,
-    }
-    body = json.dumps(status).encode()
-    head = f"HTTP/1.1 {code} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    """A whole response that says what is wrong, in plain text as a kubelet's."""
+    body = message.encode()
+    head = f"HTTP/1.1 {code} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"Connection: close\r\n\r\n" + body

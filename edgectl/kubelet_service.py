@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from twisted.application.service import Service
 from twisted.internet import ssl
@@ -31,12 +31,14 @@ from edgectl.errors import ConfigError
 from edgectl.interfaces import EdgeNode, NodeDirectory
 from edgectl.kubelet import KubeletDoor
 from edgectl.kubelet_auth import Access
-from edgectl.kubernetes import trust_roots
 
 KUBELET_PORT = 10250
 """The kubelet's own port."""
 
 LEAF_LIFE = timedelta(days=90)
+_MAX_COMMON_NAME = 64
+"""X.520's bound; the alternative names are what is compared."""
+
 _SKEW = timedelta(hours=1)
 
 _SO_ORIGINAL_DST = 80
@@ -94,7 +96,7 @@ class ServingContexts:
         try:
             self._ca = x509.load_pem_x509_certificate(credentials.ca)
             self._ca_key: CertificateIssuerPrivateKeyTypes = load_pem_private_key(credentials.ca_key, None)  # type: ignore[assignment]
-            self._clients = trust_roots(credentials.client_ca) if credentials.client_ca is not None else None
+            self._clients = _x509(credentials.client_ca) if credentials.client_ca is not None else None
         except (ValueError, TypeError) as error:
             raise ConfigError(f"a certificate or key of the kubelet API cannot be read: {error}") from None
 
@@ -111,9 +113,10 @@ class ServingContexts:
         self._contexts.pop(name, None)
 
     def _make(self, node: EdgeNode, now: float) -> Any:
-        options: dict[str, Any] = {"privateKey": self._key, "certificate": self._leaf(node, now)}
+        leaf = self._leaf(node, now)
+        options: dict[str, Any] = {"privateKey": self._key, "certificate": leaf, "acceptableProtocols": [b"http/1.1"]}
         if self._clients is not None:
-            options |= {"trustRoot": self._clients, "requireCertificate": False}
+            options |= {"verify": True, "caCerts": self._clients, "requireCertificate": False}
         return ssl.CertificateOptions(**options)
 
     def _leaf(self, node: EdgeNode, now: float) -> x509.Certificate:
@@ -121,7 +124,7 @@ class ServingContexts:
         names = [x509.DNSName(node.name), *(x509.IPAddress(address) for address in node.addresses)]
         subject = [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{node.name}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{node.name}"[:_MAX_COMMON_NAME]),
         ]
         return (
             x509.CertificateBuilder()
@@ -281,3 +284,9 @@ table inet {REDIRECT_TABLE} {{
   }}
 }}
 """
+
+
+def _x509(pem: bytes) -> list[Any]:
+    """Certificates as ``caCerts`` wants them: ``trustRoot`` would insist on a certificate of every caller."""
+    load: Any = ssl.Certificate.loadPEM
+    return [load(root.public_bytes(Encoding.PEM)).original for root in x509.load_pem_x509_certificates(pem)]

@@ -1,0 +1,214 @@
+"""``kubectl logs`` and ``exec`` through a real kube-apiserver and the cloud side's kubelet API, to a stand-in node."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import struct
+import subprocess
+import tempfile
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase
+
+from edgectl.controller import ControllerOptions
+from edgectl.interfaces import EdgeNode
+from edgectl.kubeconfig import load_kubeconfig
+from edgectl.kubelet import SERVICE
+from edgectl.kubelet_auth import ReviewedAccess
+from edgectl.kubelet_service import KUBELET_PORT, KubeletCredentials, KubeletService, new_ca, redirect_rules
+from edgectl.kubernetes import KubernetesClient
+from edgectl.nodes import NodeOptions
+from tests.integration.controller_case import RealKubernetesCase, pod, reactor, until
+from tests.lab.kubernetes import KubeApiServer
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import LabError
+
+_WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
+
+
+class StandInNode(Protocol):
+    """Speaks just enough of the node's side: logs as plain HTTP, exec over a WebSocket that answers in capitals."""
+
+    def __init__(self, home: StandInFactory) -> None:
+        self.home = home
+        self.buffer = b""
+        self.upgraded = False
+
+    def connectionMade(self) -> None:
+        self.home.connections.add(self)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.home.connections.discard(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.buffer += data
+        if self.upgraded:
+            self.frames()
+        elif b"\r\n\r\n" in self.buffer:
+            head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+            self.request(head.decode())
+
+    def write(self, data: bytes) -> None:
+        transport: Any = self.transport
+        transport.write(data)
+
+    def request(self, head: str) -> None:
+        line, *lines = head.split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        url = urlsplit(line.split()[1])
+        self.home.requests.append((line, headers))
+        if url.path.startswith("/containerLogs/"):
+            self.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nfirst line\n")
+            if "follow" not in parse_qs(url.query):
+                transport: Any = self.transport
+                transport.loseConnection()
+        elif headers.get("upgrade") == "websocket":
+            self.upgraded = True
+            digest = hashlib.sha1(headers["sec-websocket-key"].encode() + _WEBSOCKET_GUID).digest()
+            protocol = headers["sec-websocket-protocol"].split(",")[0].strip()
+            self.write(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: %s\r\n\r\n"
+                % (base64.b64encode(digest), protocol.encode())
+            )
+        else:
+            self.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    def frames(self) -> None:
+        """Small masked frames, as a client sends them."""
+        while len(self.buffer) >= 6 and len(self.buffer) >= 6 + (size := self.buffer[1] & 0x7F):
+            opcode, mask, body = self.buffer[0] & 0xF, self.buffer[2:6], self.buffer[6 : 6 + size]
+            self.buffer = self.buffer[6 + size :]
+            text = bytes(byte ^ mask[i % 4] for i, byte in enumerate(body))
+            if opcode == 2 and len(text) > 1 and text[0] == 0:
+                self.frame(2, b"\x01" + text[1:].upper())
+                self.frame(2, b'\x03{"metadata":{},"status":"Success"}')
+                self.frame(8, struct.pack("!H", 1000))
+
+    def frame(self, opcode: int, body: bytes) -> None:
+        self.write(bytes([0x80 | opcode, len(body)]) + body)
+
+
+class StandInFactory(Factory):
+    def __init__(self) -> None:
+        self.connections: set[StandInNode] = set()
+        self.requests: list[tuple[str, dict[str, str]]] = []
+
+    def buildProtocol(self, addr: object) -> StandInNode:
+        return StandInNode(self)
+
+
+class KubeletTests(RealKubernetesCase):
+    credentials: ClassVar[KubeletCredentials]
+
+    @classmethod
+    def build_world(cls) -> None:
+        certificate, key = new_ca(reactor.seconds())
+        ca = certificate.public_bytes(Encoding.PEM)
+        folder = cls.keep(tempfile.TemporaryDirectory())
+        path = Path(folder) / "kubelet-ca.crt"
+        path.write_bytes(ca)
+        cls.server = cls.keep(
+            KubeApiServer(
+                options=[
+                    f"--kubelet-certificate-authority={path}",
+                    "--kubelet-preferred-address-types=InternalIP",
+                ]
+            )
+        )
+        ca_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        cls.credentials = KubeletCredentials(ca, ca_key, cls.server.authority.certificate.read_bytes())
+
+    def setUp(self) -> None:
+        super().setUp()
+        # All of 127.0.0.0/8 is this machine's: an address that no other run uses at the same time.
+        number = os.getpid()
+        self.address = ip_address(f"127.{80 + number % 100}.{number >> 8 & 0xFF}.{number & 0xFF or 1}")
+        self.node = StandInFactory()
+
+    async def serve(self) -> None:
+        stand_in = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.node)
+        self.addCleanup(stand_in.stopListening)
+        self.directory.endpoints[self.name, SERVICE] = TCP4ClientEndpoint(reactor, "127.0.0.1", stand_in.getHost().port)
+        client = KubernetesClient(reactor, load_kubeconfig(self.server.admin_kubeconfig))
+        self.addCleanup(lambda: Deferred.fromCoroutine(client.close()))
+        self.service = KubeletService(
+            reactor,
+            TCP4ServerEndpoint(reactor, KUBELET_PORT, interface=str(self.address)),
+            self.directory,
+            ReviewedAccess(client, reactor.seconds),
+            self.credentials,
+        )
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+        self.start(ControllerOptions(nodes=NodeOptions(kubelet_port=KUBELET_PORT)))
+        subnet = ip_network("10.192.1.0/24")
+        await self.enrol(EdgeNode(self.name, (self.address,), (subnet,), True, reactor.seconds()))
+        await self.apply(pod(self.name, self.name))
+        await self.kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", "--timeout=20s")
+
+    async def test_logs(self) -> None:
+        await self.serve()
+        self.assertEqual("first line\n", await self.kubectl("logs", self.name))
+        line, headers = self.node.requests[0]
+        self.assertIn(f"/containerLogs/default/{self.name}/c", line)
+        self.assertNotIn("authorization", headers)
+
+    async def test_followed_logs_end_on_both_sides_when_kubectl_is_killed(self) -> None:
+        await self.serve()
+        command = self.server.kubectl.command("logs", "-f", self.name)
+        kubectl = await deferToThread(subprocess.Popen, command, stdout=subprocess.PIPE)
+        self.addCleanup(kubectl.wait)
+        self.addCleanup(kubectl.kill)
+        assert kubectl.stdout is not None
+        self.addCleanup(kubectl.stdout.close)
+        self.assertEqual(b"first line\n", await deferToThread(kubectl.stdout.readline))
+        self.assertEqual(1, len(self.node.connections))
+        kubectl.kill()
+        await until(lambda: not self.node.connections and not self.service.connections)
+
+    async def test_exec(self) -> None:
+        await self.serve()
+        run = self.server.kubectl.run
+        done = await deferToThread(run, "exec", "-i", self.name, "--", "anything", input="shout")
+        self.assertEqual("SHOUT", done.stdout)
+        await until(lambda: not self.node.connections and not self.service.connections)
+
+    async def test_a_node_that_is_away_is_said_so(self) -> None:
+        await self.serve()
+        del self.directory.endpoints[self.name, SERVICE]
+        with self.assertRaises(LabError) as raised:
+            await self.kubectl("logs", self.name)
+        self.assertIn("is away", str(raised.exception))
+
+    async def test_a_user_without_rights_on_nodes_gets_nothing(self) -> None:
+        await self.serve()
+        pair = self.server.authority.issue("nobody")
+        command = ["curl", "-sk", "--cert", str(pair.certificate), "--key", str(pair.key)]
+        url = f"https://{self.address}:{KUBELET_PORT}/containerLogs/default/{self.name}/c"
+        done = await deferToThread(subprocess.run, [*command, url], capture_output=True, text=True, check=True)
+        self.assertIn("cannot get resource nodes/proxy", done.stdout)
+        done = await deferToThread(subprocess.run, ["curl", "-sk", url], capture_output=True, text=True, check=True)
+        self.assertIn("a client certificate or a bearer token is needed", done.stdout)
+        self.assertEqual([], self.node.requests)
+
+
+class RedirectTests(SynchronousTestCase):
+    def test_nft_takes_the_rules_and_takes_them_again(self) -> None:
+        namespace = Namespace("nft")
+        self.addCleanup(namespace.close)
+        rules = redirect_rules([ip_network("10.250.0.0/16"), ip_network("fd00:1::/64")], 10300)
+        for _ in range(2):
+            namespace.nft(rules)
+        shown = namespace.run(["nft", "list", "ruleset"]).stdout
+        self.assertEqual(4, shown.count("redirect to :10300"))
