@@ -38,7 +38,7 @@ class LinuxHostNetwork:
     """
 
     def __init__(self, journal: Path | None = None, sysctl: Path = _SYSCTL) -> None:
-        self._netlink: Any = IPRoute()
+        self._socket: Any = None
         self._sysctl = sysctl
         self._journal = SettingsJournal(journal, _place())
         # What was written over, to be put back in reverse.
@@ -46,7 +46,15 @@ class LinuxHostNetwork:
 
     def close(self) -> None:
         """Let go of the netlink socket. Changes nothing on the host."""
-        self._netlink.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    @property
+    def _netlink(self) -> Any:
+        if self._socket is None:
+            self._socket = IPRoute()
+        return self._socket
 
     def subnets(self, interface: str) -> Sequence[HostSubnet]:
         own = self._index(interface)

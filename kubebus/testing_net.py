@@ -6,16 +6,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.hostnetwork import HostNetworkError, HostSubnet
 from kubebus.icmp import checksum
 from kubebus.interfaces import IPAddress, IPNetwork, NodeRecord, Subscription
-from kubebus.packets import HEADER_SIZE, NO_OFFLOAD
-from kubebus.tundevice import Receiver, TunCounters
+from kubebus.packets import HEADER_SIZE, NO_OFFLOAD, check_packet
+from kubebus.tundevice import Receiver, TunCounters, TunDevice
 
 _BATCH = 4
 
@@ -70,6 +71,61 @@ class MemoryTun:
             self.counters.read += len(payloads)
             self.counters.read_bytes += sum(map(len, payloads)) - HEADER_SIZE * len(payloads)
             self._receiver(payloads)
+
+
+class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ignore[misc]
+    """What every TUN device does. Mix it into a TestCase whose ``setUp`` makes ``device`` and sets the rest.
+
+    :ivar send: lets the host send this many bytes of UDP data into the device, from ``here`` to ``there``.
+    :ivar spin: runs the reactor until the condition is true.
+    :ivar arrived: the UDP data that the host got for ``here``.
+    """
+
+    device: TunDevice
+    here: str
+    there: str
+    send: Callable[[int], None]
+    spin: Callable[[Callable[[], bool]], None]
+    arrived: Callable[[], list[bytes]]
+
+    def test_packets_come_out_whole(self) -> None:
+        received: list[bytes] = []
+        self.device.start(received.extend)
+        for size in (1, 1000):
+            self.send(size)
+        self.spin(lambda: len(received) == 2)
+        for payload, size in zip(received, (1, 1000), strict=True):
+            source, destination = check_packet(payload, 1500)
+            self.assertEqual(source, ip_address(self.here).packed)
+            self.assertEqual(destination, ip_address(self.there).packed)
+            self.assertTrue(payload.endswith(bytes(size)))
+        self.assertEqual((self.device.counters.read, self.device.counters.read_bytes), (2, 1001 + 2 * 28))
+
+    def test_packets_go_in(self) -> None:
+        payload = udp_packet(self.there, self.here, b"hello", 7000)
+        self.assertTrue(self.device.write(payload))
+        self.spin(lambda: self.arrived() == [b"hello"])
+        self.assertEqual((self.device.counters.written, self.device.counters.written_bytes), (1, 28 + 5))
+
+    def test_none_before_the_start_or_while_paused(self) -> None:
+        received: list[bytes] = []
+        self.send(1)
+        self.device.pause()
+        self.device.start(received.extend)
+        self.device.pause()
+        self.send(2)
+        self.assertEqual(received, [])
+        self.device.resume()
+        self.spin(lambda: len(received) == 2)
+        self.device.resume()
+
+    def test_closing(self) -> None:
+        self.device.start(lambda payloads: None)
+        self.device.close()
+        self.device.close()
+        self.device.resume()
+        self.assertFalse(self.device.write(udp_packet(self.there, self.here)))
+        self.assertEqual(self.device.counters.refused, 1)
 
 
 class MemoryHostNetwork:
@@ -285,6 +341,7 @@ __all__ = [
     "MemoryMembers",
     "MemoryTun",
     "MemoryWire",
+    "TunContract",
     "WireEnd",
     "ip_header",
     "ip_network",
