@@ -74,6 +74,7 @@ class WatchCache:
         self._kinds: dict[Resource, _Kind] = {one: _Kind() for one in RESOURCES}
         self._watch: Watch | None = None
         self._stopped = False
+        self._waiting: list[tuple[int, Deferred[None]]] = []
         self.revision = 0
 
     async def start(self) -> None:
@@ -85,6 +86,7 @@ class WatchCache:
             resource = self._objects.resource_of(kv.key)
             if resource is not None:
                 self._kinds[resource].objects[kv.key] = decode(kv)
+        self._advance(found.revision)
         if not self._stopped:
             self._watch = self._objects.store.watch(self._objects.root, found.revision + 1, self)
 
@@ -130,11 +132,29 @@ class WatchCache:
         """From the store: one revision."""
         for event in batch.events:
             self._event(event)
-        self.revision = max(self.revision, batch.revision)
+        self._advance(batch.revision)
 
     def progress(self, revision: int) -> None:
         """From the store: everything up to ``revision`` was delivered."""
+        self._advance(revision)
+
+    def caught_up(self, revision: int) -> Deferred[None]:
+        """Fires once everything up to ``revision`` has been seen here."""
+        waiter: Deferred[None] = Deferred()
+        if revision <= self.revision or self._stopped:
+            waiter.callback(None)
+        else:
+            self._waiting.append((revision, waiter))
+        return waiter
+
+    def _advance(self, revision: int) -> None:
         self.revision = max(self.revision, revision)
+        if self._waiting:
+            due = [waiter for wanted, waiter in self._waiting if wanted <= self.revision]
+            self._waiting = [(wanted, waiter) for wanted, waiter in self._waiting if wanted > self.revision]
+            for waiter in due:
+                if not waiter.called:
+                    waiter.callback(None)
 
     def failed(self, error: StoreError) -> None:
         """From the store: the watch is over. Clients are sent away; they come back and read again."""

@@ -21,12 +21,18 @@ from edgectl.apiserver.cache import WatchCache
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.handlers import Handlers
 from edgectl.apiserver.identity import StaticTokens, TokenAuthenticator, User
+from edgectl.apiserver.nodeproxy import Kubelets
 from edgectl.apiserver.resources import NAMESPACE
 from edgectl.apiserver.site import ApiResource, ApiSite
 from edgectl.apiserver.storage import ObjectStore
 from edgectl.apiserver.verbs import Api
 from edgectl.scheduler import Scheduler
+from edgectl.workloads.collector import Collector
+from edgectl.workloads.controller import Controller
+from edgectl.workloads.daemonsets import DaemonSetController
+from edgectl.workloads.deployments import DeploymentController
 from edgectl.workloads.namespaces import NamespaceController
+from edgectl.workloads.replicasets import ReplicaSetController
 from metasync.interfaces import Store
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -72,6 +78,7 @@ class EmbeddedControlPlane(Service):
 
     :param endpoint: where to listen (TCP; TLS is put on top).
     :param tokens: bearer tokens that are let in, beside client certificates.
+    :param kubelets: reaches the nodes, for logs, exec, attach and port-forward.
     """
 
     log = Logger()
@@ -85,6 +92,7 @@ class EmbeddedControlPlane(Service):
         tls: ServingTLS,
         *,
         tokens: Mapping[str, User] | None = None,
+        kubelets: Kubelets | None = None,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
@@ -93,9 +101,17 @@ class EmbeddedControlPlane(Service):
         self.cache = WatchCache(reactor, self.objects)
         self.api = Api(reactor, self.objects, self.cache)
         authenticators: Sequence[TokenAuthenticator] = (StaticTokens(tokens or {}),)
-        self.resource = ApiResource(reactor, Handlers(self.api), authenticators)
+        self.resource = ApiResource(reactor, Handlers(self.api), authenticators, kubelets)
         self.site = ApiSite(reactor, self.resource)
-        self._controllers = (Scheduler(reactor, self.api), NamespaceController(reactor, self.api))
+        kinds = (
+            Collector,
+            DaemonSetController,
+            DeploymentController,
+            NamespaceController,
+            ReplicaSetController,
+            Scheduler,
+        )
+        self._controllers: list[Controller] = [kind(reactor, self.api) for kind in kinds]
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:

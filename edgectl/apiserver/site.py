@@ -18,10 +18,11 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource as WebResource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from edgectl.apiserver import discovery, errors, openapi
+from edgectl.apiserver import discovery, errors, nodeproxy, openapi
 from edgectl.apiserver.handlers import Handlers
 from edgectl.apiserver.identity import AUTHENTICATED, TokenAuthenticator, User, bearer_user, certificate_user, may
 from edgectl.apiserver.negotiate import form_of, media_types
+from edgectl.apiserver.nodeproxy import ApiChannel
 from edgectl.apiserver.resources import group_versions
 from edgectl.apiserver.routes import Target, flag, list_options, parse_path, whole
 from edgectl.apiserver.selectors import predicate
@@ -35,6 +36,7 @@ MAX_BODY = 3 * 1024 * 1024
 """The most bytes of a request's body (kube-apiserver's own limit)."""
 
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_CARRIED = ("log", "exec", "attach", "portforward")
 _DISCOVERY = "apidiscovery.k8s.io"
 
 
@@ -59,6 +61,9 @@ class ApiRequest(Request):
 class ApiSite(Site):
     """The site of one network's API."""
 
+    # A plain HTTP/1.1 channel, which can be handed over; Twisted's own may turn out to be HTTP/2.
+    protocol: Any = ApiChannel
+
     def __init__(self, reactor: Any, resource: WebResource) -> None:
         super().__init__(resource, requestFactory=ApiRequest, reactor=reactor)
         self.displayTracebacks = False
@@ -74,12 +79,17 @@ class ApiResource(WebResource):
     log = Logger()
 
     def __init__(
-        self, reactor: IReactorTime, handlers: Handlers, authenticators: Sequence[TokenAuthenticator] = ()
+        self,
+        reactor: IReactorTime,
+        handlers: Handlers,
+        authenticators: Sequence[TokenAuthenticator] = (),
+        kubelets: nodeproxy.Kubelets | None = None,
     ) -> None:
         super().__init__()
         self._reactor = reactor
         self._handlers = handlers
         self._authenticators = authenticators
+        self._kubelets = kubelets
 
     def render(self, request: Request) -> int:
         running = Deferred.fromCoroutine(self._answer(request))
@@ -207,6 +217,9 @@ class ApiResource(WebResource):
         target = parse_path(path)
         pairs = parse_qsl(request.uri.partition(b"?")[2].decode("ascii", "replace"), keep_blank_values=True)
         query = dict(pairs)
+        if target.subresource in _CARRIED:
+            await self._carry(request, method, target, pairs)
+            return
         form = form_of(request.getHeader("accept") or "", query.get("includeObject", ""), self._reactor.seconds)
         if method == "GET" and not target.subresource and flag(query, "watch"):
             self._watch(request, target, query)
@@ -218,6 +231,22 @@ class ApiResource(WebResource):
             text = warning.replace("\\", "\\\\").replace('"', '\\"')
             request.responseHeaders.addRawHeader(b"Warning", f'299 - "{text}"'.encode())
         _send(request, made, code)
+
+    async def _carry(self, request: Request, method: str, target: Target, pairs: list[tuple[str, str]]) -> None:
+        if method not in ("GET", "POST"):
+            raise errors.method_not_allowed()
+        pod = await self._handlers.api.get(target.resource, target.namespace, target.name)
+        path = nodeproxy.node_path(target.subresource, pod, pairs)
+        node = await nodeproxy.connect(self._kubelets, pod, self._reactor)
+        channel = request.channel
+        if not isinstance(channel, nodeproxy.ApiChannel) or node.transport is None:
+            raise errors.unavailable("the connection was lost")
+        headers = list(request.requestHeaders.getAllRawHeaders())
+        pairs_of = [(name, value) for name, values in headers for value in values]
+        client = nodeproxy.Side()
+        channel.take_over(client)
+        client.join(node)
+        node.transport.write(nodeproxy.request_head(method, path, pod["spec"]["nodeName"], pairs_of))
 
     def _watch(self, request: Request, target: Target, query: dict[str, str]) -> None:
         options = list_options(query, target.name)

@@ -283,7 +283,8 @@ class Api:
 
     async def _write(self, resource: Resource, new: Obj, old: Obj) -> Obj | None:
         if meta.may_be_removed(new["metadata"]) and not _holds_namespace(resource, new):
-            return new if await self.objects.delete(resource, old) is not None else None
+            revision = await self.objects.delete(resource, old)
+            return None if revision is None else _at(new, revision)
         return await self.objects.update(resource, new, old["metadata"]["resourceVersion"])
 
     # -- deleting
@@ -307,8 +308,9 @@ class Api:
             if options.dry_run or new == old:
                 return new, gone
             if gone:
-                if await self.objects.delete(resource, old) is not None:
-                    return old, True
+                revision = await self.objects.delete(resource, old)
+                if revision is not None:
+                    return _at(old, revision), True
             elif (written := await self.objects.update(resource, new, old["metadata"]["resourceVersion"])) is not None:
                 return written, False
         raise errors.conflict(resource.group, resource.plural, name)
@@ -334,6 +336,10 @@ class Api:
                 if error.code != 404:
                     raise
         return found
+
+
+def _at(obj: Obj, revision: int) -> Obj:
+    return {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(revision)}}
 
 
 def _without_type(obj: Obj) -> Obj:

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from edgectl.apiserver.cache import Change, Subscriber
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.resources import Resource
-from edgectl.apiserver.verbs import Api
+from edgectl.apiserver.verbs import Api, DeleteOptions
 from metasync.interfaces import StoreError
 
 Obj = dict[str, Any]
@@ -73,6 +73,40 @@ class Controller:
     async def reconcile(self, key: Key) -> None:
         """Make one thing right. An ApiError or StoreError has it tried again later."""
         raise NotImplementedError
+
+    # -- writing: each waits until the cache has seen it, so that the next look is not at the past.
+
+    async def create(self, resource: Resource, namespace: str, obj: Obj) -> Obj:
+        made = await self.api.create(resource, namespace, obj)
+        await self._seen(made)
+        return made
+
+    async def rewrite(self, resource: Resource, key: Key, edit: Callable[[Obj], Obj]) -> Obj | None:
+        """Change an object; ``None`` if it is gone."""
+        try:
+            made = await self.api.rewrite(resource, *key, edit)
+        except ApiError as error:
+            if error.reason == "NotFound":
+                return None
+            raise
+        await self._seen(made)
+        return made
+
+    async def delete(self, resource: Resource, obj: Obj) -> None:
+        """Delete just this object; that it is gone or replaced already is no error."""
+        options = DeleteOptions(uid=obj["metadata"]["uid"])
+        try:
+            left, _ = await self.api.delete(resource, *key_of(obj), options)
+        except ApiError as error:
+            if error.reason not in ("NotFound", "Conflict"):
+                raise
+        else:
+            await self._seen(left)
+
+    async def _seen(self, obj: Obj) -> None:
+        await self.api.cache.caught_up(int(obj["metadata"]["resourceVersion"]))
+
+    # -- the queue
 
     def enqueue(self, key: Key, delay: float = 0.0) -> None:
         """Reconcile a key soon, or ``delay`` seconds later unless that is under way already."""
