@@ -25,7 +25,11 @@ class Lineage(WatchObserver):
         self._name = name
         self._marks: list[Mark] = []
         self._watch: Watch | None = None
-        self.identity = getattr(store, "identity", "")
+
+    @property
+    def identity(self) -> str:
+        """What the store says of itself; an etcd says it only once it has answered."""
+        return getattr(self._store, "identity", "")
 
     @property
     def started(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Contract
 
@@ -11,10 +12,11 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from metasync.feeds import Outlet, spawn
-from metasync.interfaces import Store
-from metasync.keys import NodeKeys, cursor_key
+from metasync.interfaces import Store, StoreError
+from metasync.keys import NodeKeys, cursor_key, network_prefix
 from metasync.lineage import Lineage
 from metasync.session import Feeds, SyncSession
+from metasync.shared import SharedWatchStore
 from metasync.source import SourceFeed
 from metasync.target import TargetFeed
 
@@ -43,23 +45,40 @@ class SyncServerFactory(ServerFactory):
 
     def __init__(self, reactor: IReactorTime, store: Store, network: str, name: str = "server") -> None:
         self._reactor = reactor
-        self._store = store
+        self._store = SharedWatchStore(reactor, store, network_prefix(network).encode(), self._store_failed)
         self._network = network
-        self._lineage = Lineage(store, network, name)
+        self._lineage = Lineage(self._store, network, name)
         self._sessions: dict[str, SyncSession] = {}
+        self.lost: Callable[[StoreError], None] = lambda error: None
 
     async def start(self) -> None:
-        """Mark the store's history. Sessions are made only afterwards.
+        """Follow the store and mark its history. Sessions are made only afterwards.
 
-        :raises StoreError: if the store cannot be written.
+        :raises StoreError: if the store does not answer, or cannot be written.
         """
+        await self._store.start()
         await self._lineage.start()
 
     def stop(self) -> None:
         """End all sessions."""
         self._lineage.stop()
+        self._store.stop()
+        self._end_sessions(ConnectionAbortedError("the server stops"))
+
+    def pause(self) -> None:
+        """Let go of the store until the next :meth:`start`."""
+        self._lineage.stop()
+        self._store.stop()
+
+    def _store_failed(self, error: StoreError) -> None:
+        """It may come back as another store, or as its own past: nothing goes on until there is a new mark."""
+        self._lineage.stop()
+        self._end_sessions(error)
+        self.lost(error)
+
+    def _end_sessions(self, error: Exception) -> None:
         for session in list(self._sessions.values()):
-            session.broken(ConnectionAbortedError("the server stops"))
+            session.broken(error)
 
     def buildProtocol(self, addr: IAddress | None) -> SyncSession | None:
         peer: Peer | None = getattr(addr, "peer", None)
@@ -106,14 +125,15 @@ class SyncServerFactory(ServerFactory):
 
 
 class SyncServerService(Service):
-    """Runs a :class:`SyncServerFactory`: tries to mark the store's history until it can."""
+    """Runs a :class:`SyncServerFactory`: starts it, and again whenever its store was lost, until the store answers."""
 
     log = Logger()
-    retry_seconds = 5.0
+    retry_seconds = 1.0
 
     def __init__(self, reactor: IReactorTime, factory: SyncServerFactory) -> None:
         self._reactor = reactor
         self._factory = factory
+        factory.lost = self._failed
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -124,8 +144,10 @@ class SyncServerService(Service):
             spawn(self._factory.start(), self._failed)
 
     def _failed(self, error: Exception) -> None:
-        self.log.error("the sync cannot start, the store fails: {error}", error=error)
-        self._reactor.callLater(self.retry_seconds, self._start)
+        if self.running:
+            self.log.error("the sync waits for the store: {error}", error=error)
+            self._factory.pause()
+            self._reactor.callLater(self.retry_seconds, self._start)
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]

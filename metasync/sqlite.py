@@ -18,6 +18,7 @@ from metasync.interfaces import StoreError, StoreUnavailable, Watch, WatchObserv
 from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult
 from metasync.mvcc import Outcome, check_size
 from metasync.sqlite_file import SQLiteFile
+from metasync.sqlite_rescue import open_or_rescue
 from metasync.watching import History, Watches
 
 _T = TypeVar("_T")
@@ -76,13 +77,14 @@ class SQLiteStore:
     ) -> SQLiteStore:
         """Open the file, or make it. This blocks (it checks the file), so do it before the reactor is busy.
 
+        A damaged file is moved aside, and a new one made with all that can still be read of it.
+
         :param safe: whether an acknowledged write must survive a power cut (it always survives a crash).
-        :raises Damaged: if the file is damaged.
         :raises StoreError: if it cannot be opened.
         """
         path = Path(path)
         try:
-            return cls(reactor, SQLiteFile(path, safe=safe), max_txn_ops, max_request_bytes)
+            return cls(reactor, open_or_rescue(path, safe=safe), max_txn_ops, max_request_bytes)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(_explain(path, error)) from error
 
@@ -111,6 +113,10 @@ class SQLiteStore:
     async def compact(self, revision: int) -> None:
         await self._ask(lambda file: file.compact(revision))
         self._sweep(0)
+
+    async def oldest_after(self, keep: int) -> int:
+        """The revision at which to compact so that about ``keep`` changes stay (0: there are no more)."""
+        return await self._ask(lambda file: file.oldest_after(keep))
 
     async def close(self) -> None:
         if self._closing is None:

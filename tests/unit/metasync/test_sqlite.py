@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -11,9 +12,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from metasync.interfaces import Store, StoreError, StoreUnavailable
-from metasync.model import KeyRange, Put
+from metasync.model import Delete, KeyRange, Put
 from metasync.sqlite import SQLiteStore
-from metasync.sqlite_file import Damaged
 from metasync.testing import Recorder, StoreContract
 
 reactor: Any = _reactor
@@ -105,14 +105,63 @@ class FileTests(TestCase):
         self.path = self.path / "none" / "store"
         self.assertIn("directory", str(self.assertRaises(StoreError, self.open)))
 
-    async def test_damage(self) -> None:
+    async def test_ofADamagedFileWhatCanBeReadIsKept(self) -> None:
         store = self.open()
-        await store.txn((), [Put(b"%d" % i, bytes(1000)) for i in range(100)])
+        await store.txn((), [Put(b"/kubebus/default/sync/cursors/n/desired", b"token")])
+        for i in range(200):
+            await store.txn((), [Put(b"%03d" % i, b"%03d" % i * 300)])
+        await store.txn((), [Put(b"000", b"new")])
+        await store.txn((), [Delete.single(b"001")])
+        identity = store.identity
         await store.close()
+        size = self.path.stat().st_size
         with self.path.open("r+b") as file:
-            file.seek(4096)
-            file.write(bytes(4096 * 5))
-        self.assertRaises((Damaged, StoreError), self.open)
+            file.seek(size // 2 // 4096 * 4096)
+            file.write(bytes(range(256)) * 16 * 3)
+        store = self.open()
+        kept = {kv.key: kv.value for kv in (await store.range(ALL)).kvs}
+        self.assertGreater(len(kept), 150)
+        self.assertLess(len(kept), 201)
+        self.assertEqual(kept[b"000"], b"new")
+        self.assertNotIn(b"001", kept)
+        self.assertNotIn(b"/kubebus/default/sync/cursors/n/desired", kept)
+        self.assertTrue(all(value == key * 300 for key, value in kept.items() if key != b"000"))
+        self.assertNotEqual(store.identity, identity)
+        await store.txn((), [Put(b"a", b"1")])
+        await store.close()
+        self.assertTrue(self.path.with_name(self.path.name + ".damaged-1").exists())
+
+    async def test_aFileOfRubbishIsMovedAside(self) -> None:
+        self.path.write_bytes(b"rubbish " * 10_000)
+        store = self.open()
+        self.assertEqual((await store.range(ALL)).kvs, ())
+        await store.txn((), [Put(b"a", b"1")])
+        await store.close()
+
+    async def test_afterAPowerCutEveryAcknowledgedWriteIsThere(self) -> None:
+        """The files are cut off at every point of their growth: what was acknowledged before is there, and whole."""
+        store = self.open()
+        wal = self.path.with_name(self.path.name + "-wal")
+        acknowledged = [(wal.stat().st_size, 1)]
+        for i in range(25):
+            result = await store.txn((), [Put(b"%d/%d" % (i, j), b"%d" % i * 400) for j in range(4)])
+            acknowledged.append((wal.stat().st_size, result.revision))
+        database, log = self.path.read_bytes(), wal.read_bytes()
+        await store.close()
+        random = Random(1)
+        for number in range(60):
+            cut = random.randrange(acknowledged[0][0], len(log) + 1)
+            self.path = Path(self.mktemp())
+            self.path.write_bytes(database)
+            torn = bytes(random.randbytes(random.randrange(5000))) if number % 2 else b""
+            self.path.with_name(self.path.name + "-wal").write_bytes(log[:cut] + torn)
+            store = self.open()
+            found = await store.range(ALL)
+            await store.close()
+            safe = max(revision for size, revision in acknowledged if size <= cut)
+            self.assertGreaterEqual(found.revision, safe)
+            self.assertEqual(len(found.kvs), 4 * (found.revision - 1))
+            self.assertFalse(self.path.with_name(self.path.name + ".damaged-1").exists())
 
     def test_anotherProgramsDatabase(self) -> None:
         import sqlite3

@@ -1,0 +1,112 @@
+"""What can still be read of a damaged store's file, into a new one. The damaged one is kept aside."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from metasync.model import KeyValue, Put
+from metasync.sqlite_file import Damaged, SQLiteFile
+
+_log = Logger()
+_COMPANIONS = ("", "-wal", "-shm")
+_PAGE = 100
+_MOST_GAPS = 100_000
+"""Unreadable rows in sequence after which the rest of the file is given up."""
+
+_CURSORS = b"/sync/cursors/"
+
+
+def open_or_rescue(path: Path, *, safe: bool = True) -> SQLiteFile:
+    """Open a store's file. One that is damaged is moved aside and replaced, with what can be read of it.
+
+    What was rescued has no cursors: the sync compares all of it with the cloud, so that nothing stays wrong.
+
+    :raises sqlite3.Error: if the file cannot be opened for another reason.
+    """
+    try:
+        return SQLiteFile(path, safe=safe)
+    except Damaged as error:
+        reason = str(error)
+    except sqlite3.DatabaseError as error:
+        if not _is_damage(error):
+            raise
+        reason = f"{path} is damaged: {error}"
+    _log.critical("{reason}; reading what can be read of it", reason=reason)
+    aside = _move_aside(path)
+    file = SQLiteFile(path, safe=safe)
+    kept = _fill(file, aside)
+    _log.critical(
+        "{path} was damaged: {kept} keys could be read and are kept, the rest comes from the cloud; the damaged file "
+        "is {aside}",
+        path=path,
+        kept=kept,
+        aside=aside,
+    )
+    return file
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    text = str(error)
+    return "malformed" in text or "not a database" in text or "corrupt" in text
+
+
+def _move_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for companion in _COMPANIONS:
+        file = path.with_name(path.name + companion)
+        if file.exists():
+            file.rename(aside.with_name(aside.name + companion))
+    return aside
+
+
+def _fill(file: SQLiteFile, damaged: Path) -> int:
+    latest: dict[bytes, KeyValue] = {}
+    for kv in _readable(damaged):
+        known = latest.get(kv.key)
+        if known is None or kv.mod_revision >= known.mod_revision:
+            latest[kv.key] = kv
+    wanted = [kv for kv in latest.values() if kv.version and _CURSORS not in kv.key]
+    file.begin()
+    for kv in wanted:
+        file.txn((), [Put(kv.key, kv.value)], ())
+    file.commit()
+    return len(wanted)
+
+
+def _readable(path: Path) -> Iterator[KeyValue]:
+    """Every row of the history that can be read, by way of the table alone (an index may be what is broken)."""
+    try:
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("PRAGMA cell_size_check = ON")
+        last, gaps, step = 0, 0, _PAGE
+        while gaps < _MOST_GAPS:
+            try:
+                rows = db.execute(
+                    "SELECT id, key, value, created, rev, version, lease FROM history NOT INDEXED "
+                    "WHERE id > ? ORDER BY id LIMIT ?",
+                    (last, step),
+                ).fetchall()
+            except sqlite3.Error:
+                # Row by row up to the damage, then past it.
+                last, gaps, step = (last, gaps, 1) if step > 1 else (last + 1, gaps + 1, 1)
+                continue
+            if not rows:
+                break
+            for row in rows:
+                if _sound(row):
+                    yield KeyValue(*row[1:])
+            last, gaps, step = rows[-1][0], 0, _PAGE
+    except sqlite3.Error as error:
+        _log.critical("{path}: nothing more can be read: {error}", path=path, error=error)
+    finally:
+        db.close()
+
+
+def _sound(row: tuple[object, ...]) -> bool:
+    return isinstance(row[1], bytes) and isinstance(row[2], bytes) and all(isinstance(n, int) for n in row[3:])
