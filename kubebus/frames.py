@@ -48,40 +48,59 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 
 class FrameParser:
-    """Cuts a byte stream into frames. It buffers at most one incomplete frame, whose length was checked first."""
+    """Cuts a byte stream into frames. It buffers at most one incomplete frame, whose length was checked first.
+
+    A payload is copied once out of what is fed, or twice where it is spread over several calls.
+    """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        # Of the incomplete frame: its header as far as it is here, or its kind, payload, and the bytes that it lacks.
+        self._header = b""
+        self._kind = 0
+        self._payload = bytearray()
+        self._missing = 0
 
     @property
     def buffered(self) -> int:
         """Bytes of the incomplete frame that are here already."""
-        return len(self._buffer)
+        return len(self._payload) + (HEADER_SIZE if self._missing else len(self._header))
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
         """Each ``(type, payload)`` that ``data`` completes.
 
-        The iterator must be exhausted (or closed, at the end of the link) before the next call.
+        The iterator must be exhausted (or closed, at the end of the link) before the next call, and before ``data``
+        changes.
 
         :raises UnknownFrameType: at a frame of no known type.
         :raises FrameTooLarge: at a frame longer than its type allows.
         """
-        buffer = self._buffer
-        buffer += data
-        position, available = 0, len(buffer)
-        try:
-            while available - position >= HEADER_SIZE:
-                kind = buffer[position]
-                start = position + HEADER_SIZE
-                size = buffer[position + 1] << 16 | buffer[position + 2] << 8 | buffer[position + 3]
-                limit = LIMITS.get(kind)
-                if limit is None:
-                    raise UnknownFrameType(f"frame type {kind} is not known")
-                if size > limit:
-                    raise FrameTooLarge(f"a {NAMES[kind]} frame of {size} bytes; at most {limit} are allowed")
-                if available - start < size:
-                    break
-                position = start + size
-                yield kind, bytes(memoryview(buffer)[start:position])
-        finally:
-            del buffer[:position]
+        view = memoryview(data)
+        position, available = 0, len(view)
+        if self._missing:
+            if available < self._missing:
+                self._payload += view
+                self._missing -= available
+                return
+            position = self._missing
+            payload = b"".join((self._payload, view[:position]))
+            self._payload, self._missing = bytearray(), 0
+            yield self._kind, payload
+        elif self._header:
+            view = memoryview(self._header + view)
+            self._header, available = b"", len(view)
+        while available - position >= HEADER_SIZE:
+            kind = view[position]
+            start = position + HEADER_SIZE
+            size = view[position + 1] << 16 | view[position + 2] << 8 | view[position + 3]
+            limit = LIMITS.get(kind)
+            if limit is None:
+                raise UnknownFrameType(f"frame type {kind} is not known")
+            if size > limit:
+                raise FrameTooLarge(f"a {NAMES[kind]} frame of {size} bytes; at most {limit} are allowed")
+            position = start + size
+            if position > available:
+                self._kind, self._missing = kind, position - available
+                self._payload += view[start:]
+                return
+            yield kind, bytes(view[start:position])
+        self._header = bytes(view[position:])
