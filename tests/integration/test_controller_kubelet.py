@@ -22,7 +22,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from edgectl.controller import ControllerOptions
 from edgectl.interfaces import EdgeNode
-from edgectl.kubeconfig import load_kubeconfig
 from edgectl.kubelet import SERVICE
 from edgectl.kubelet_auth import ReviewedAccess
 from edgectl.kubelet_service import KUBELET_PORT, KubeletCredentials, KubeletService, new_ca, redirect_rules
@@ -140,7 +139,7 @@ class KubeletTests(RealKubernetesCase):
         stand_in = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.node)
         self.addCleanup(stand_in.stopListening)
         self.directory.endpoints[self.name, SERVICE] = TCP4ClientEndpoint(reactor, "127.0.0.1", stand_in.getHost().port)
-        client = KubernetesClient(reactor, load_kubeconfig(self.server.admin_kubeconfig))
+        client = KubernetesClient(reactor, self.cluster)
         self.addCleanup(lambda: Deferred.fromCoroutine(client.close()))
         self.service = KubeletService(
             reactor,
