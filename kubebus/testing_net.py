@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import Clock
@@ -19,6 +21,13 @@ from kubebus.packets import HEADER_SIZE, NO_OFFLOAD, check_packet
 from kubebus.tundevice import Receiver, TunCounters, TunDevice
 
 _BATCH = 4
+
+
+def temporary_path(case: SynchronousTestCase) -> Path:
+    """A path where nothing is, which is removed after the test."""
+    folder = tempfile.TemporaryDirectory()
+    case.addCleanup(folder.cleanup)
+    return Path(folder.name) / "here"
 
 
 class MemoryTun:
@@ -347,5 +356,6 @@ __all__ = [
     "ip_network",
     "node_record",
     "tcp_gso_packet",
+    "temporary_path",
     "udp_packet",
 ]

@@ -7,7 +7,6 @@ import socket
 import subprocess
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.task import deferLater
@@ -16,7 +15,7 @@ from twisted.trial.unittest import TestCase
 from kubebus.control import AdvertisedRoute
 from kubebus.hostnetwork import TunnelInterface
 from kubebus.netconf import LinuxHostNetwork
-from kubebus.testing_net import TunContract
+from kubebus.testing_net import TunContract, temporary_path
 from kubebus.tun import open_tun
 from kubebus.tundevice import TunError
 
@@ -74,7 +73,7 @@ class HostNetworkTests(TestCase):
     def setUp(self) -> None:
         from twisted.internet import reactor
 
-        self.host = LinuxHostNetwork(Path(self.mktemp()))
+        self.host = LinuxHostNetwork(temporary_path(self))
         self.addCleanup(self.host.close)
         shell("ip link add eth7 type bridge; ip link set eth7 up; ip address add 10.10.0.7/24 dev eth7")
         shell("ip address add fd00:10::7/64 dev eth7 nodad; ip route add 10.20.0.0/24 via 10.10.0.1")

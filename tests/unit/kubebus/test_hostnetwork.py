@@ -16,7 +16,7 @@ from kubebus.netconf import SettingsJournal
 from kubebus.network import Network
 from kubebus.packets import check_packet
 from kubebus.savedconfig import SavedConfig
-from kubebus.testing_net import MemoryHostNetwork, tcp_gso_packet, udp_packet
+from kubebus.testing_net import MemoryHostNetwork, tcp_gso_packet, temporary_path, udp_packet
 from kubebus.tun import ioctl_write
 from tests.unit.kubebus.test_control import CONFIG
 
@@ -90,7 +90,7 @@ class TunnelInterfaceTests(SynchronousTestCase):
 
 class SavedConfigTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.path = Path(self.mktemp()) / "network.json"
+        self.path = temporary_path(self) / "network.json"
         self.saved = SavedConfig(self.path)
 
     def test_there_and_back(self) -> None:
@@ -116,7 +116,7 @@ class SavedConfigTests(SynchronousTestCase):
 
 class JournalTests(SynchronousTestCase):
     def test_settings_of_another_boot_are_not_ours(self) -> None:
-        path = Path(self.mktemp())
+        path = temporary_path(self)
         changed = [(Path("/proc/sys/net/ipv4/ip_forward"), "0")]
         SettingsJournal(path, "this boot").save(changed)
         self.assertEqual(SettingsJournal(path, "this boot").load(), changed)
@@ -125,7 +125,7 @@ class JournalTests(SynchronousTestCase):
         self.assertFalse(path.exists())
 
     def test_a_damaged_journal(self) -> None:
-        path = Path(self.mktemp())
+        path = temporary_path(self)
         path.write_text("{")
         self.assertEqual(SettingsJournal(path, "").load(), [])
 

@@ -34,6 +34,7 @@ from kubebus.testing_net import (
     MemoryWire,
     node_record,
     tcp_gso_packet,
+    temporary_path,
     udp_packet,
 )
 
@@ -172,7 +173,7 @@ class NetworkServiceTests(SynchronousTestCase):
         self.world.clock.advance(2)
 
     def start(self, name: str, **options: str) -> Edge:
-        edge = self.world.edge(name, Path(self.mktemp()), **options)
+        edge = self.world.edge(name, temporary_path(self), **options)
         self.edges.append(edge)
         edge.service.startService()
         self.world.pump()
@@ -291,7 +292,7 @@ class NetworkServiceTests(SynchronousTestCase):
         self.assertFalse(edge.service.connected)
 
     def test_a_node_of_another_network_is_refused(self) -> None:
-        edge = self.world.edge("edge1", Path(self.mktemp()))
+        edge = self.world.edge("edge1", temporary_path(self))
         edge.shown = PeerIdentity("other", Role.NODE, "edge1")
         self.edges.append(edge)
         edge.service.startService()
@@ -338,7 +339,7 @@ class NetworkServiceTests(SynchronousTestCase):
         self.assertEqual(again.service.status().lost, 1)
 
     def test_an_overlapping_route_is_refused_and_the_rest_kept(self) -> None:
-        edge = self.world.edge("edge1", Path(self.mktemp()))
+        edge = self.world.edge("edge1", temporary_path(self))
         edge.host.own = [
             HostSubnet(ip_network("10.10.0.0/16"), "eth0"),
             HostSubnet(ip_network("10.192.77.0/24"), "eth1"),
