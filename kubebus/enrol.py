@@ -117,9 +117,10 @@ class GrantProtocol(Exchange):
             Deferred.fromCoroutine(self._answer(string)).addErrback(self._failed)
 
     def lengthLimitExceeded(self, length: int) -> None:
-        self._done = True
-        self._refuse(Refusal.BAD_REQUEST, f"a message of {length} bytes is too long")
-        self._close()
+        if not self._done:
+            self._done = True
+            self._refuse(Refusal.BAD_REQUEST, f"a message of {length} bytes is too long")
+            self._close()
 
     async def _answer(self, message: bytes) -> None:
         try:

@@ -49,7 +49,7 @@ _MAX_EARLY = 128 * 1024
 
 
 class ListenerFactory(ServerFactory):
-    """Makes a :class:`_Greeter` for each connection; refuses connections while too many are undecided."""
+    """Makes a :class:`_Greeter` for each connection; refuses connections while there are too many strangers."""
 
     noisy = False
     log = Logger()
@@ -70,16 +70,17 @@ class ListenerFactory(ServerFactory):
         self.farewells = farewells
         self.handshake_seconds = handshake_seconds
         self.max_pending = max_pending
-        self.undecided: set[_Greeter] = set()
+        # Connections of peers that have not shown who they are: in their handshake, or joining.
+        self.strangers: set[_Greeter] = set()
 
     def is_full(self, addr: IAddress) -> bool:
         """Whether another connection would be too many; if so, that is logged."""
-        if len(self.undecided) < self.max_pending:
+        if len(self.strangers) < self.max_pending:
             return False
         self.log.warn(
-            "Refused {peer}: {count} connections are in their handshake already",
+            "Refused {peer}: {count} connections are in their handshake, or joining, already",
             peer=peer_name(addr),
-            count=len(self.undecided),
+            count=len(self.strangers),
         )
         return True
 
@@ -108,7 +109,7 @@ class _Greeter(Protocol):
         return cast(TLSMemoryBIOProtocol, self.transport)
 
     def connectionMade(self) -> None:
-        self._factory.undecided.add(self)
+        self._factory.strangers.add(self)
         seconds = self._factory.handshake_seconds
         self._timeout = self._factory.reactor.callLater(seconds, self._too_slow)
 
@@ -133,6 +134,8 @@ class _Greeter(Protocol):
                 self._refuse(str(error))
                 return
         if not self._closed:
+            if identity is not None:
+                self._factory.strangers.discard(self)
             self._hand_over(handler(identity, self._addr))
 
     async def _identify(self) -> PeerIdentity:
@@ -145,15 +148,16 @@ class _Greeter(Protocol):
         return identity
 
     def _hand_over(self, handler: IProtocol) -> None:
-        self._decided()
+        self._cancel_timeout()
         self._handler = handler
         handler.makeConnection(self._tls)
         early, self._early = self._early, []
         for data in early:
             handler.dataReceived(data)
         if not self._closed:
-            # From here on the handler is asked directly: every packet would pass through here.
-            self._tls.wrappedProtocol = handler
+            if self not in self._factory.strangers:
+                # From here on the handler is asked directly: every packet would pass through here.
+                self._tls.wrappedProtocol = handler
             cast(IPushProducer, self.transport).resumeProducing()
 
     def dataReceived(self, data: bytes) -> None:
@@ -169,7 +173,8 @@ class _Greeter(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         decided = self._closed or self._handler is not None
         self._closed = True
-        self._decided()
+        self._factory.strangers.discard(self)
+        self._cancel_timeout()
         self._early.clear()
         if self._handler is not None:
             self._handler.connectionLost(reason)
@@ -207,8 +212,7 @@ class _Greeter(Protocol):
         self._closed = True
         self._tls.abortConnection()
 
-    def _decided(self) -> None:
-        self._factory.undecided.discard(self)
+    def _cancel_timeout(self) -> None:
         timeout, self._timeout = self._timeout, None
         if timeout is not None:
             timeout.cancel()
@@ -265,7 +269,7 @@ class Listener(Service):
     def stopService(self) -> Deferred[None] | None:
         """Stop listening. Connections that were handed over are their handlers' to close."""
         super().stopService()
-        for greeter in list(self.factory.undecided):
+        for greeter in list(self.factory.strangers):
             greeter.abort()
         port, self.port = self.port, None
         if port is None:

@@ -307,6 +307,18 @@ class _NoFactory(Protocol):
 
 
 class AdmissionTests(World):
+    async def test_joining_peers_are_counted_until_they_are_done(self) -> None:
+        await (self.listener.stopService() or succeed(None))
+        self.listener = self.listen(max_pending=1)
+        joining = await self.dial(StrangerTLS(), b"\0")
+        await self.until(lambda: any(greeter._handler for greeter in self.listener.factory.strangers))
+        other = await self.dial(StrangerTLS())
+        await other.lost
+        self.assertEqual(len(self.logs.grep("1 connections are in their handshake, or joining, already")), 1)
+        await self.hang_up(joining)
+        await self.listener_is_idle()
+        await self.enrol()
+
     async def test_member(self) -> None:
         await self.enrol()
         caller = await self.dial(self.keyring.client_connection_creator(LINK), b"early")
@@ -330,7 +342,7 @@ class AdmissionTests(World):
         return reason
 
     async def listener_is_idle(self) -> None:
-        await self.until(lambda: not self.listener.factory.undecided)
+        await self.until(lambda: not self.listener.factory.strangers)
 
     async def test_revoked(self) -> None:
         await self.enrol()
