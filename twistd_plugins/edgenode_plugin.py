@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-calls=False
 """``twistd edgenode``: the device side. The code is loaded only when the plugin is chosen."""
 
 from twisted.application.service import ServiceMaker
