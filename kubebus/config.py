@@ -21,6 +21,8 @@ from kubebus.identity import InvalidIdentity, check_name
 from kubebus.interfaces import IPNetwork
 from kubebus.joinstring import HostPort
 
+_SHOWN = 40
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -50,8 +52,10 @@ class Setting:
         except ValueError as error:
             detail = str(error)
             reason = f" ({detail})" if detail and self.parse is not str else ""
+            # Cut short: a mistyped join string is still a secret.
+            shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
             raise UsageError(
-                f"{where}: {self.name} = {text!r} is not allowed{reason}; allowed: {self.allowed}"
+                f"{where}: {self.name} = {shown} is not allowed{reason}; allowed: {self.allowed}"
             ) from error
 
 
