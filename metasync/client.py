@@ -34,6 +34,7 @@ class SyncClientService(Service):
 
     :param store: the node's own. It is complete without the service.
     :param jitter: a number from 0 to 1, at random.
+    :param longest_wait: the longest pause between attempts, in seconds.
     """
 
     log = Logger()
@@ -47,6 +48,7 @@ class SyncClientService(Service):
         node: str,
         *,
         jitter: Callable[[], float] = random,
+        longest_wait: float = LONGEST_WAIT,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
@@ -54,6 +56,7 @@ class SyncClientService(Service):
         self._network = network
         self._node = node
         self._jitter = jitter
+        self._longest_wait = longest_wait
         self._lineage = Lineage(store, network, node)
         self._session: SyncSession | None = None
         self._last: list[dict[str, Any]] = []
@@ -87,7 +90,7 @@ class SyncClientService(Service):
             reason = await self._attempt()
             if not self.running:
                 return
-            wait = FIRST_WAIT if self._reactor.seconds() - began >= _LASTED else min(wait * 2, LONGEST_WAIT)
+            wait = FIRST_WAIT if self._reactor.seconds() - began >= _LASTED else min(wait * 2, self._longest_wait)
             pause = wait * (1 - self._jitter() / 2)
             self.log.info("sync is down ({reason}); next attempt in {pause:.1f} s", reason=reason, pause=pause)
             await deferLater(self._reactor, pause, lambda: None)

@@ -59,6 +59,11 @@ class SyncServerFactory(ServerFactory):
         await self._store.start()
         await self._lineage.start()
 
+    @property
+    def ready(self) -> bool:
+        """Whether nodes are served: the store answers, and its history is marked."""
+        return self._lineage.started
+
     def stop(self) -> None:
         """End all sessions."""
         self._lineage.stop()

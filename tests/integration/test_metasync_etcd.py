@@ -1,19 +1,34 @@
-"""The contract against a real etcd with default limits."""
+"""etcd as a store and as the cloud's end of the sync: real servers, with default limits, and what happens to them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as _reactor
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from metasync.interfaces import Store
+from metasync.client import SyncClientService
+from metasync.etcd import EtcdStore
+from metasync.interfaces import Store, StoreError
+from metasync.keys import NodeKeys
+from metasync.model import Delete, KeyRange, Put
 from metasync.opening import open_store
+from metasync.server import SyncServerFactory, SyncServerService
+from metasync.sqlite import SQLiteStore
 from metasync.testing import StoreContract
 from tests.lab.etcd import Etcd
 from tests.lab.world import SharedWorld
+from tests.unit.metasync.loopback import Loopback, until
 
 reactor: Any = _reactor
+KEYS = NodeKeys("default", "n1")
+DESIRED, REPORTED = KEYS.desired.encode(), KEYS.reported.encode()
+
+
+def url_of(etcd: Etcd) -> str:
+    return "etcd://" + ",".join(f"{member.host}:{member.client_port}" for member in etcd.members)
 
 
 class EtcdStoreTests(StoreContract, SharedWorld, TestCase):  # type: ignore[misc]
@@ -22,7 +37,210 @@ class EtcdStoreTests(StoreContract, SharedWorld, TestCase):  # type: ignore[misc
     @classmethod
     def build_world(cls) -> None:
         cls.etcd = cls.keep(Etcd())
-        cls.etcd.start()
 
     async def open_store(self) -> Store:
-        return open_store(reactor, f"etcd://{self.etcd.host}:{self.etcd.port}")
+        return open_store(reactor, url_of(self.etcd))
+
+
+class SecureEtcdTests(TestCase):
+    def password_file(self) -> Path:
+        path = Path(self.mktemp())
+        path.write_text("secret\n")
+        return path
+
+    async def test_tlsAndUser(self) -> None:
+        etcd = Etcd(tls=True)
+        self.addCleanup(etcd.close)
+        await deferToThread(etcd.start)
+        assert etcd.authority is not None and etcd.client is not None
+        password = self.password_file()
+        files = f"ca={etcd.authority.certificate}&cert={etcd.client.certificate}&key={etcd.client.key}"
+        for command in (
+            ("user", "add", "root:secret"),
+            ("user", "grant-role", "root", "root"),
+            ("auth", "enable"),
+        ):
+            await deferToThread(etcd.ctl, *command)
+        url = f"etcds://{etcd.host}:{etcd.port}?{files}&user=root&password-file={password}"
+        store = EtcdStore.open(reactor, url)
+        await store.txn((), [Put(b"a", b"1")])
+        self.assertEqual((await store.range(KeyRange.single(b"a"))).kvs[0].value, b"1")
+        await store.close()
+        stranger = EtcdStore.open(reactor, f"etcds://{etcd.host}:{etcd.port}?ca={etcd.authority.certificate}")
+        try:
+            await stranger.txn((), [Put(b"a", b"2")])
+        except StoreError:
+            pass
+        else:
+            self.fail("etcd let a stranger in")
+        await stranger.close()
+
+
+class Rig:
+    """An etcd, a sync server on it, an edge store and its sync client, joined by a socket."""
+
+    def __init__(self, case: TestCase, etcd: Etcd, **options: int) -> None:
+        self.etcd = etcd
+        self.cloud = EtcdStore.open(reactor, url_of(etcd))
+        self.edge = SQLiteStore.open(reactor, case.mktemp(), safe=False)
+        self.factory = SyncServerFactory(reactor, self.cloud, "default")
+        self.service = SyncServerService(reactor, self.factory)
+        self.link = Loopback(reactor, self.factory)
+        self.client = SyncClientService(
+            reactor, self.link.endpoint, self.edge, "default", "n1", jitter=lambda: 0.95, longest_wait=1.0
+        )
+
+    async def start(self) -> None:
+        self.service.startService()
+        self.client.startService()
+        await until(reactor, lambda: self.client.connected, "connected")
+
+    async def close(self) -> None:
+        await (self.client.stopService() or _nothing())
+        self.service.stopService()
+        await (self.link.close() or _nothing())
+        await self.edge.close()
+        await self.cloud.close()
+
+    async def cut(self) -> None:
+        self.link.away = True
+        self.link.cut()
+        await until(reactor, lambda: not self.client.connected, "cut off")
+
+    async def mend(self) -> None:
+        self.link.away = False
+        await until(reactor, lambda: self.client.connected, "connected again")
+
+    async def put(self, store: Store, prefix: bytes, **values: str) -> int:
+        ops = [Put(prefix + name.encode(), value.encode()) for name, value in values.items()]
+        return (await store.txn((), ops)).revision
+
+    async def contents(self, store: Store, prefix: bytes) -> dict[str, str]:
+        found = await store.range(KeyRange.prefix(prefix))
+        return {kv.key[len(prefix) :].decode(): kv.value.decode() for kv in found.kvs}
+
+    async def same(self) -> bool:
+        for prefix in (DESIRED, REPORTED):
+            if await self.contents(self.cloud, prefix) != await self.contents(self.edge, prefix):
+                return False
+        return True
+
+    async def agreed(self, seconds: float = 20) -> None:
+        await until(reactor, self.same, "both sides the same", seconds)
+
+
+async def _nothing() -> None:
+    pass
+
+
+class SyncOverEtcdTests(TestCase):
+    async def rig(self, members: int = 1, options: tuple[str, ...] = ()) -> Rig:
+        etcd = Etcd(members=members, options=options)
+        self.addCleanup(etcd.close)
+        await deferToThread(etcd.start)
+        rig = Rig(self, etcd)
+        self.addCleanup(lambda: _later(rig.close()))
+        await rig.start()
+        return rig
+
+    async def test_bothWaysAndManyKeysInOneRevision(self) -> None:
+        """Three hundred keys in one revision of the edge reach an etcd that takes 128 operations, as one revision."""
+        rig = await self.rig()
+        await rig.put(rig.cloud, DESIRED, a="1", b="2")
+        await rig.put(rig.edge, REPORTED, **{f"k{i}": f"{i}" for i in range(300)})
+        await rig.agreed()
+        kvs = (await rig.cloud.range(KeyRange.prefix(REPORTED))).kvs
+        self.assertEqual((len(kvs), len({kv.mod_revision for kv in kvs})), (300, 1))
+
+    async def test_compactionWhileAway(self) -> None:
+        rig = await self.rig()
+        await rig.put(rig.cloud, DESIRED, **{f"k{i}": "x" * 100 for i in range(100)})
+        await rig.agreed()
+        await rig.cut()
+        await rig.put(rig.cloud, DESIRED, k1="changed", new="1")
+        await rig.cloud.txn((), [Delete.single(DESIRED + b"k2")])
+        await deferToThread(rig.etcd.compact)
+        before = rig.link.bytes
+        await rig.mend()
+        await rig.agreed()
+        self.assertLess(rig.link.bytes - before, 2500)
+
+    async def test_etcdIsKilledAndStartsAgain(self) -> None:
+        rig = await self.rig()
+        await rig.put(rig.cloud, DESIRED, a="1")
+        await rig.agreed()
+        rig.etcd.kill9()
+        await rig.put(rig.edge, REPORTED, offline="1")
+        await deferToThread(rig.etcd.start)
+        await until(reactor, lambda: rig.client.connected, "connected again")
+        await rig.put(rig.cloud, DESIRED, a="2")
+        await rig.agreed()
+        self.flushLoggedErrors()
+
+    async def test_anOlderSnapshotIsRestoredAndWrittenOn(self) -> None:
+        """The same flags, the same cluster ID, and a revision that grows past the one that was synced."""
+        rig = await self.rig()
+        await rig.put(rig.cloud, DESIRED, a="1", b="1")
+        await rig.put(rig.edge, REPORTED, r="1")
+        await rig.agreed()
+        snapshot = Path(self.mktemp())
+        await deferToThread(rig.etcd.snapshot, snapshot)
+        await rig.put(rig.cloud, DESIRED, a="2", only_later="1")
+        await rig.put(rig.edge, REPORTED, r="2")
+        await rig.agreed()
+        await rig.cut()
+        old = rig.etcd.revision
+        identity = rig.cloud.identity
+        await deferToThread(rig.etcd.restore, snapshot)
+        await until(reactor, lambda: rig.factory.ready, "the server is back")
+        while await rig.put(rig.cloud, b"/elsewhere", x="1") < old + 20:
+            pass
+        self.assertEqual(rig.cloud.identity, identity)
+        await rig.mend()
+        await rig.agreed()
+        self.assertEqual(await rig.contents(rig.edge, DESIRED), {"a": "1", "b": "1"})
+        self.assertEqual(await rig.contents(rig.cloud, REPORTED), {"r": "2"})
+        self.flushLoggedErrors()
+
+    async def test_aFullEtcd(self) -> None:
+        """NOSPACE stops what goes up, says so, and is over once there is room."""
+        rig = await self.rig(options=(f"--quota-backend-bytes={4 << 20}",))
+        try:
+            for i in range(100):
+                await rig.put(rig.cloud, b"/filler", **{f"{i}": "x" * 200_000})
+        except StoreError as error:
+            self.assertIn("NOSPACE", str(error))
+        else:
+            self.fail("it never filled")
+        await rig.put(rig.edge, REPORTED, a="1")
+        await until(reactor, lambda: "NOSPACE" in str(rig.client.status()["error"]) or not rig.client.connected, "told")
+        await rig.cloud.txn((), [Delete(KeyRange.prefix(b"/filler"))])
+        await deferToThread(rig.etcd.compact)
+        await deferToThread(rig.etcd.ctl, "defrag")
+        await deferToThread(rig.etcd.ctl, "alarm", "disarm")
+        await rig.agreed()
+        self.flushLoggedErrors()
+
+    async def test_threeMembersLoseTheirLeader(self) -> None:
+        rig = await self.rig(members=3)
+        await rig.put(rig.cloud, DESIRED, a="1")
+        await rig.agreed()
+        await deferToThread(rig.etcd.kill_leader)
+        await rig.put(rig.edge, REPORTED, r="1")
+
+        async def written() -> bool:
+            try:
+                await rig.put(rig.cloud, DESIRED, a="2")
+            except StoreError:
+                return False
+            return True
+
+        await until(reactor, written, "the others take writes")
+        await rig.agreed(40)
+        self.flushLoggedErrors()
+
+
+def _later(work: Any) -> Any:
+    from twisted.internet.defer import Deferred
+
+    return Deferred.fromCoroutine(work)
