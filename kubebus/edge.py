@@ -269,7 +269,7 @@ class EdgeLinkService(Service):
     def _configure(self, config: LinkConfig, reserved: tuple[IPAddress, ...]) -> None:
         if self._tun is None:
             self._tun = self._open_tun(self.network.interface)
-            self._host.forward(ipv6=self._host.has_ipv6())
+            self._host.forward(self.network.interface, ipv6=self._host.has_ipv6())
         interface = self._interface
         interface.apply(config.addresses, config.routes, config.pod_subnets, config.mtu, reserved)
         self._packets.configure((*map(ip_network, config.addresses), *config.pod_subnets), config.mtu)

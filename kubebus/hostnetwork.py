@@ -56,8 +56,9 @@ class HostNetwork(Protocol):
 
     def release(self, subnet: IPNetwork) -> None: ...
 
-    def forward(self, ipv6: bool) -> None:
-        """Let the host forward packets between its interfaces; :meth:`restore_forwarding` puts back what was."""
+    def forward(self, interface: str, ipv6: bool) -> None:
+        """Let the host forward packets between its interfaces, and a container engine's firewall let them pass from
+        and to ``interface``; :meth:`restore_forwarding` puts back what was."""
 
     def restore_forwarding(self) -> None: ...
 

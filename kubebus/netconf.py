@@ -13,6 +13,7 @@ from typing import Any, Final
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from kubebus.firewall import DockerFirewall
 from kubebus.hostnetwork import HostNetworkError, HostSubnet
 from kubebus.interfaces import IPAddress, IPNetwork
 
@@ -41,6 +42,7 @@ class LinuxHostNetwork:
         self._socket: Any = None
         self._sysctl = sysctl
         self._journal = SettingsJournal(journal, _place())
+        self._firewall = DockerFirewall()
         # What was written over, to be put back in reverse.
         self._changed = self._journal.load()
 
@@ -121,7 +123,8 @@ class LinuxHostNetwork:
     def release(self, subnet: IPNetwork) -> None:
         self._held("del", subnet, errno.ESRCH)
 
-    def forward(self, ipv6: bool) -> None:
+    def forward(self, interface: str, ipv6: bool) -> None:
+        self._firewall.open(interface)
         self._write("ipv4/ip_forward", "1")
         everywhere = self._sysctl / "ipv6/conf/all/forwarding"
         if not ipv6 or not self.has_ipv6() or everywhere.read_text().strip() == "1":
@@ -137,6 +140,7 @@ class LinuxHostNetwork:
         self._write("ipv6/conf/all/forwarding", "1")
 
     def restore_forwarding(self) -> None:
+        self._firewall.close()
         while self._changed:
             path, before = self._changed.pop()
             try:

@@ -127,7 +127,7 @@ class RouterService(Service):
         self._interface.apply(network.router_addresses, pools, (), network.mtu)
         for refused in self._interface.refused:
             self.log.error("Network {network}: {why}", network=network.name, why=refused.why)
-        self._host.forward(ipv6=self._host.has_ipv6())
+        self._host.forward(self.network.interface, ipv6=self._host.has_ipv6())
         self._tun.start(self._forwarder.from_host)
         self._subscription = self._members.subscribe(self._member_changed)
 

@@ -188,7 +188,7 @@ class MemoryHostNetwork:
         self._check()
         self.held.remove(subnet)
 
-    def forward(self, ipv6: bool) -> None:
+    def forward(self, interface: str, ipv6: bool) -> None:
         self._check()
         self.forwarding = True
 

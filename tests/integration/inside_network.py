@@ -84,8 +84,11 @@ class HostNetworkTests(TestCase):
         self.addCleanup(self.interface.undo)
 
     def snapshot(self) -> str:
+        rules = "iptables -S; ip6tables -S"
         settings = "cd /proc/sys/net; grep -H . ipv4/ip_forward ipv6/conf/*/forwarding ipv6/conf/*/accept_ra"
-        return shell(f"ip -o address; ip route show table all; ip -6 route show table all | grep -v kbt1; {settings}")
+        return shell(
+            f"ip -o address; ip route show table all; ip -6 route show table all | grep -v kbt1; {settings}; {rules}"
+        )
 
     def apply(self, *routes: str) -> None:
         self.interface.apply(
@@ -101,12 +104,31 @@ class HostNetworkTests(TestCase):
             shell("sysctl -qw net/ipv6/conf/" + conf)
         before = self.snapshot()
         self.apply("10.192.0.0/12", "10.30.0.0/24", "fd00:b::/48", "fd00:30::/64")
-        self.host.forward(ipv6=True)
+        self.host.forward("kbt1", ipv6=True)
         self.assertNotEqual(self.snapshot(), before)
         self.assertEqual(shell("cat /proc/sys/net/ipv6/conf/eth7/accept_ra /proc/sys/net/ipv4/ip_forward"), "2\n1\n")
         self.interface.undo()
         self.host.restore_forwarding()
         self.assertEqual(self.snapshot(), before)
+
+    def test_docker_leaves_a_way_through(self) -> None:
+        """Docker's rules, as its engine makes them at its start, before and after us."""
+        docker = "iptables -P FORWARD DROP; iptables -N DOCKER-USER; iptables -A DOCKER-USER -j RETURN"
+        docker = f"{docker}; iptables -I FORWARD -j DOCKER-USER"
+        self.addCleanup(shell, "iptables -P FORWARD ACCEPT; iptables -F; iptables -X")
+        shell(f"{docker}; true")
+        before = shell("iptables -S")
+        self.host.forward("kbt1", ipv6=False)
+        rules = shell("iptables -S DOCKER-USER")
+        self.assertEqual(
+            rules.splitlines(),
+            ["-N DOCKER-USER", "-A DOCKER-USER -o kbt1 -j ACCEPT", "-A DOCKER-USER -i kbt1 -j ACCEPT",
+             "-A DOCKER-USER -j RETURN"],
+        )  # fmt: skip
+        LinuxHostNetwork().forward("kbt1", ipv6=False)
+        self.assertEqual(shell("iptables -S DOCKER-USER"), rules)
+        self.host.restore_forwarding()
+        self.assertEqual(shell("iptables -S"), before)
 
     def test_what_is_set_up(self) -> None:
         self.apply("10.192.0.0/12", "10.30.0.0/24", "fd00:b::/48", "fd00:30::/64")
