@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -28,6 +28,7 @@ from appengine.dockerjson import (
     listed_image,
     network_body,
     same_network,
+    usage,
 )
 from appengine.dockerstream import Demultiplexer, EngineEndpoint, HttpStream, JsonLines
 from appengine.runtime import (
@@ -37,12 +38,16 @@ from appengine.runtime import (
     EngineInfo,
     ExecResult,
     ImageView,
+    LogOptions,
     NetworkConfig,
     NoSuchContainer,
     NoSuchImage,
+    Output,
     PullFailed,
     RuntimeObserver,
     RuntimeUnavailable,
+    Session,
+    Usage,
 )
 
 T = TypeVar("T")
@@ -386,6 +391,118 @@ class DockerEngine:
             raise TimeoutError(f"command {command[0]!r} timed out after {seconds:g}s")
         inspected = await self._call(lambda api: api.exec_inspect(identity))
         return ExecResult(int(inspected.get("ExitCode") or 0), bytes(output))
+
+    async def exec_session(
+        self, container_id: str, command: Sequence[str], tty: bool, stdin: bool, output: Output
+    ) -> Session:
+        identity = await self._call(
+            lambda api: str(
+                api.exec_create(container_id, [*command], stdout=True, stderr=not tty, stdin=stdin, tty=tty)["Id"]
+            )
+        )
+        session = DockerSession(
+            lambda width, height: self._call(lambda api: api.exec_resize(identity, height=height, width=width)),
+            lambda: self._call(lambda api: api.exec_inspect(identity).get("ExitCode")),
+        )
+        content = {"Detach": False, "Tty": tty}
+        await self._converse(session, "POST", f"/exec/{quote(identity)}/start", output, tty, content)
+        return session
+
+    async def attach_session(self, view: ContainerView, stdin: bool, output: Output) -> Session:
+        session = DockerSession(
+            lambda width, height: self._call(lambda api: api.resize(view.id, height=height, width=width)), None
+        )
+        query = urlencode({"stream": 1, "stdin": int(stdin), "stdout": 1, "stderr": 1})
+        await self._converse(session, "POST", f"/containers/{view.id}/attach?{query}", output, view.tty, None)
+        return session
+
+    async def log_session(self, view: ContainerView, options: LogOptions, output: Output) -> Session:
+        session = DockerSession(None, None)
+        query = urlencode(
+            {
+                "stdout": 1,
+                "stderr": 1,
+                "follow": int(options.follow),
+                "timestamps": int(options.timestamps),
+                "tail": "all" if options.tail is None else options.tail,
+                "since": f"{options.since:.9f}" if options.since else 0,
+            }
+        )
+        body = OutputBody(output, view.tty)
+        session.stream = await self.endpoint.open("GET", f"/containers/{view.id}/logs?{query}", body)
+        return session
+
+    async def _converse(
+        self, session: DockerSession, method: str, path: str, output: Output, tty: bool, content: Any
+    ) -> None:
+        body = OutputBody(output, tty)
+        session.stream = await self.endpoint.open(method, path, body, content=content, upgrade=True)
+
+    async def stats(self, container_id: str) -> Usage:
+        return usage(await self._call(lambda api: api.stats(container_id, stream=False, one_shot=True)))
+
+
+class OutputBody:
+    """Hands an answer's body to an :class:`Output`, split into its streams where it is multiplexed."""
+
+    def __init__(self, output: Output, tty: bool) -> None:
+        self._output = output
+        self._split = None if tty else Demultiplexer(output.output)
+
+    def data(self, data: bytes) -> None:
+        if self._split is not None:
+            self._split.feed(data)
+        else:
+            self._output.output(1, data)
+
+    def ended(self, error: Exception | None) -> None:
+        self._output.ended(error)
+
+
+class DockerSession:
+    """A :class:`appengine.runtime.Session` over one connection to the engine."""
+
+    def __init__(
+        self,
+        resize: Callable[[int, int], Awaitable[Any]] | None,
+        exit_code: Callable[[], Awaitable[int | None]] | None,
+    ) -> None:
+        self.stream: HttpStream | None = None
+        self._resize = resize
+        self._exit_code = exit_code
+
+    def write(self, data: bytes) -> None:
+        if self.stream is not None:
+            self.stream.write(data)
+
+    def close_write(self) -> None:
+        if self.stream is not None:
+            self.stream.close_write()
+
+    def close(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+
+    def _producer(self) -> Any:
+        return self.stream.transport if self.stream is not None else None
+
+    def pauseProducing(self) -> None:
+        if (producer := self._producer()) is not None:
+            producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        if (producer := self._producer()) is not None:
+            producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self.close()
+
+    async def resize(self, width: int, height: int) -> None:
+        if self._resize is not None:
+            await self._resize(width, height)
+
+    async def exit_code(self) -> int | None:
+        return None if self._exit_code is None else await self._exit_code()
 
 
 def _load(api: Any, path: str) -> None:

@@ -15,6 +15,7 @@ from appengine.runtime import (
     EngineInfo,
     ImageView,
     NetworkConfig,
+    Usage,
 )
 
 MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
@@ -176,6 +177,7 @@ def container_view(inspected: Json) -> ContainerView:
         labels=marks,
         stop_signal=str(config.get("StopSignal") or "SIGTERM"),
         log_path=str(inspected.get("LogPath") or ""),
+        tty=bool(config.get("Tty")),
     )
 
 
@@ -214,6 +216,23 @@ def engine_info(info: Json) -> EngineInfo:
         cpus=int(info.get("NCPU") or 1),
         memory=int(info.get("MemTotal") or 0),
         root_dir=str(info.get("DockerRootDir") or ""),
+    )
+
+
+def usage(stats: Json) -> Usage:
+    """From ``GET /containers/ID/stats``."""
+    memory: Json = stats.get("memory_stats") or {}
+    detail: Json = memory.get("stats") or {}
+    # The working set, as the kubelet counts it: pages that could be dropped at once are not in use.
+    idle = int(detail.get("total_inactive_file") or detail.get("inactive_file") or 0)
+    networks = (stats.get("networks") or {}).values()
+    return Usage(
+        cpu_nanoseconds=int(((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage") or 0),
+        memory=max(0, int(memory.get("usage") or 0) - idle),
+        memory_limit=int(memory.get("limit") or 0),
+        pids=int((stats.get("pids_stats") or {}).get("current") or 0),
+        received_bytes=sum(int(n.get("rx_bytes") or 0) for n in networks),
+        sent_bytes=sum(int(n.get("tx_bytes") or 0) for n in networks),
     )
 
 

@@ -65,6 +65,7 @@ class ContainerView:
     labels: Mapping[str, str] = field(default_factory=dict)
     stop_signal: str = "SIGTERM"
     log_path: str = ""
+    tty: bool = False
 
     @property
     def running(self) -> bool:
@@ -182,6 +183,60 @@ class ExecResult:
     output: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container uses. CPU in nanoseconds since its start, memory in bytes (without idle page cache)."""
+
+    cpu_nanoseconds: int = 0
+    memory: int = 0
+    memory_limit: int = 0
+    pids: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """Which lines of a log. ``tail`` ``None`` means all; ``since`` in UNIX seconds."""
+
+    follow: bool = False
+    tail: int | None = None
+    since: float = 0.0
+    timestamps: bool = False
+
+
+class Output(Protocol):
+    """Who reads what a process or a log says. :meth:`ended` is the last call, and comes once."""
+
+    def output(self, stream: int, data: bytes) -> None:
+        """``stream``: 1 is the standard output (or the terminal), 2 the standard error."""
+
+    def ended(self, error: Exception | None) -> None: ...
+
+
+class Session(Protocol):
+    """A conversation with a process, or a log that is being read. Also an ``IPushProducer`` of its output."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close_write(self) -> None:
+        """The process reads its end of file."""
+
+    def close(self) -> None:
+        """Let go; :meth:`Output.ended` follows if it has not been called."""
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None: ...
+
+    async def resize(self, width: int, height: int) -> None: ...
+
+    async def exit_code(self) -> int | None:
+        """Of the process, after its output has ended; ``None`` where there is none to tell."""
+
+
 class RuntimeObserver(Protocol):
     """Who hears of containers. Calls come on the reactor thread, never during a call of the runtime."""
 
@@ -249,3 +304,16 @@ class Runtime(Protocol):
 
         :raises TimeoutError: if it takes longer than ``seconds``; it may go on running.
         """
+
+    async def exec_session(
+        self, container_id: str, command: Sequence[str], tty: bool, stdin: bool, output: Output
+    ) -> Session:
+        """Run a command in a container, with its channels."""
+
+    async def attach_session(self, view: ContainerView, stdin: bool, output: Output) -> Session:
+        """Join the channels of a container's own process."""
+
+    async def log_session(self, view: ContainerView, options: LogOptions, output: Output) -> Session: ...
+
+    async def stats(self, container_id: str) -> Usage:
+        """What a running container uses now."""

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from appengine.desired import Desired, ObjectKey
 from appengine.images import Images
 from appengine.interfaces import NetworkSource, NodeNetwork
+from appengine.kubelet import KubeletFactory
 from appengine.network import PodNetworks
 from appengine.node import Node
 from appengine.nodereport import NodeReporter
@@ -108,6 +109,7 @@ class Engine(Service):
         self._previous: dict[str, Json] = {}
         self._looking: set[str] = set()
         self._adopted = False
+        self._factories: list[KubeletFactory] = []
         self._starting: Deferred[None] | None = None
         self._resync = LoopingCall(self._relist)
         self._resync.clock = reactor
@@ -150,6 +152,8 @@ class Engine(Service):
                 await self._starting
         if self._resync.running:
             self._resync.stop()
+        for factory in self._factories:
+            factory.close()
         await self._desired.stop()
         await self._node_reporter.stop()
         await gatherResults([Deferred.fromCoroutine(worker.stop()) for worker in self.workers.values()])
@@ -333,6 +337,31 @@ class Engine(Service):
                 self._log.info("the slow look at all containers failed: {error}", error=str(error))
 
         return Deferred.fromCoroutine(relist())
+
+    # -- what is offered ----------------------------------------------------------------------------------------
+
+    def pods(self) -> Sequence[Worker]:
+        """All pods here, by namespace and name."""
+        return sorted(self.workers.values(), key=lambda w: (w.ref.namespace, w.ref.name))
+
+    def find(self, namespace: str, name: str) -> Worker | None:
+        """The pod of a name; of two that follow each other, the wanted one."""
+        found = [w for w in self.workers.values() if (w.ref.namespace, w.ref.name) == (namespace, name)]
+        return max(found, key=lambda w: w.wanted, default=None)
+
+    def kubelet_factory(self) -> KubeletFactory:
+        """The kubelet API, to be served under :data:`appengine.kubelet.SERVICE` over streams."""
+        factory = KubeletFactory(self)
+        self._factories.append(factory)
+        return factory
+
+    def admin_resources(self) -> dict[str, Any]:
+        """For the administration socket: the kubelet API for people on the device."""
+        from appengine.adminresource import KubeletResource
+
+        factory = KubeletFactory(self, as_json=True)
+        self._factories.append(factory)
+        return {"kubelet": KubeletResource(factory)}
 
     def status(self) -> Json:
         """For people: the pods and how they are."""

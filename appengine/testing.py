@@ -18,12 +18,16 @@ from appengine.runtime import (
     EngineInfo,
     ExecResult,
     ImageView,
+    LogOptions,
     NetworkConfig,
     NoSuchContainer,
     NoSuchImage,
+    Output,
     PullFailed,
     RuntimeObserver,
     RuntimeUnavailable,
+    Session,
+    Usage,
 )
 from appengine.threads import Threads
 
@@ -54,6 +58,9 @@ class MemoryRuntime:
         self.available = True
         self.refuse_start: dict[str, str] = {}
         self.execs: Callable[[str, Sequence[str]], ExecResult] = lambda name, command: ExecResult(0, b"")
+        self.sessions: list[MemorySession] = []
+        self.log_options: list[LogOptions] = []
+        self.exit_code: int | None = 0
         self._made = 0
 
     # -- for tests ----------------------------------------------------------------------------------------------
@@ -241,6 +248,64 @@ class MemoryRuntime:
             raise EngineError(f"container {container_id} is not running")
         self.commands.append((view.name, tuple(command)))
         return self.execs(view.name, command)
+
+    async def exec_session(
+        self, container_id: str, command: Sequence[str], tty: bool, stdin: bool, output: Output
+    ) -> Session:
+        view = self._get(container_id)
+        self.commands.append((view.name, tuple(command)))
+        self.sessions.append(MemorySession(output, self.exit_code))
+        return self.sessions[-1]
+
+    async def attach_session(self, view: ContainerView, stdin: bool, output: Output) -> Session:
+        self._get(view.id)
+        self.sessions.append(MemorySession(output, None))
+        return self.sessions[-1]
+
+    async def log_session(self, view: ContainerView, options: LogOptions, output: Output) -> Session:
+        self._get(view.id)
+        self.log_options.append(options)
+        self.sessions.append(MemorySession(output, None))
+        return self.sessions[-1]
+
+    async def stats(self, container_id: str) -> Usage:
+        self._get(container_id)
+        return Usage(cpu_nanoseconds=5_000_000, memory=2**20)
+
+
+class MemorySession:
+    """A conversation that a test leads: what was written is in ``written``, what comes it says by ``output``."""
+
+    def __init__(self, output: Output, code: int | None) -> None:
+        self.reader = output
+        self.written = b""
+        self.eof = self.closed = self.paused = False
+        self.size: tuple[int, int] | None = None
+        self._code = code
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close_write(self) -> None:
+        self.eof = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        self.close()
+
+    async def resize(self, width: int, height: int) -> None:
+        self.size = (width, height)
+
+    async def exit_code(self) -> int | None:
+        return self._code
 
 
 class InlineThreads(Threads):

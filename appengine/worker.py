@@ -421,6 +421,10 @@ class Worker:
         sandbox = Seen(self.views.values()).sandbox
         return sandbox.addresses[0] if sandbox is not None and sandbox.addresses else "127.0.0.1"
 
+    def sandbox(self) -> ContainerView | None:
+        """The running pause container."""
+        return Seen(self.views.values()).sandbox
+
     def _runs(self, container_id: str) -> bool:
         view = self.views.get(container_id)
         return view is not None and view.running

@@ -1,0 +1,79 @@
+"""Resource statistics as the kubelet's ``/stats/summary`` gives them, for ``kubectl top`` and the like."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from appengine.node import Node
+from appengine.podspec import Json, Kind
+from appengine.runtime import EngineError, Usage
+from appengine.status import rfc3339
+from appengine.worker import Worker
+
+
+async def summary(node: Node, workers: Sequence[Worker]) -> Json:
+    """Measured now, container after container."""
+    pods = []
+    for worker in workers:
+        containers = []
+        network = Usage()
+        for view in list(worker.views.values()):
+            if not view.running:
+                continue
+            try:
+                used = await node.runtime.stats(view.id)
+            except EngineError:
+                continue
+            if view.kind is Kind.PAUSE:
+                network = used
+                continue
+            containers.append({"name": view.name, "startTime": rfc3339(view.started_at), **_figures(used, node.now())})
+        pods.append(
+            {
+                "podRef": {"name": worker.ref.name, "namespace": worker.ref.namespace, "uid": worker.ref.uid},
+                "startTime": worker.history.start_time,
+                "containers": containers,
+                "network": {
+                    "time": rfc3339(node.now()),
+                    "rxBytes": network.received_bytes,
+                    "txBytes": network.sent_bytes,
+                },
+            }
+        )
+    return {"node": {"nodeName": node.name, **_node_figures(node)}, "pods": pods}
+
+
+def _figures(used: Usage, now: float) -> Json:
+    return {
+        "cpu": {"time": rfc3339(now), "usageCoreNanoSeconds": used.cpu_nanoseconds},
+        "memory": {
+            "time": rfc3339(now),
+            "usageBytes": used.memory,
+            "workingSetBytes": used.memory,
+        },
+    }
+
+
+def _node_figures(node: Node) -> Json:
+    """CPU of the whole machine since its boot, and memory in use."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    busy = 0
+    words = node.host_files("/proc/stat").split("\n", 1)[0].split()
+    if len(words) > 8 and words[0] == "cpu":
+        # user, nice, system, irq, softirq and steal, of those that proc(5) lists
+        busy = sum(int(words[n]) for n in (1, 2, 3, 6, 7, 8))
+    available = 0
+    for line in node.host_files("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    used = max(0, node.memory - available)
+    return {
+        "cpu": {"time": rfc3339(node.now()), "usageCoreNanoSeconds": busy * 1_000_000_000 // ticks},
+        "memory": {
+            "time": rfc3339(node.now()),
+            "availableBytes": available,
+            "usageBytes": used,
+            "workingSetBytes": used,
+        },
+    }
