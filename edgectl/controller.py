@@ -19,6 +19,8 @@ from edgectl.mirror import Change, Mirror, StoreMirror
 from edgectl.nodes import RENEW_SECONDS, NodeOptions, keeps_lease
 from edgectl.nodesync import NodeSync
 from edgectl.podsync import PodIndex, PodSync, node_name
+from edgectl.tokens import sources
+from edgectl.tokensync import TokenSync
 from edgectl.translate import Reference
 from edgectl.workqueue import Workers
 from metasync.interfaces import Store
@@ -80,12 +82,24 @@ class EdgeController(Service):
         self._node_sync = NodeSync(
             reactor, client, network, self._edges, self._nodes, self._mirrored, self._options.nodes
         )
+        self._push_work = self._workers("desired of node", self._push)
+        self._token_sync = TokenSync(
+            reactor, client, network, self._edges, self._index, self._mirrored, self._push_work.add
+        )
         self._pod_sync = PodSync(
-            reactor, client, store, network, self._edges, self._index, self._object, self._mirrored
+            reactor,
+            client,
+            store,
+            network,
+            self._edges,
+            self._index,
+            self._object,
+            self._token_sync.secrets,
+            self._mirrored,
         )
         self._node_work = self._workers("node", self._node)
         self._lease_work = self._workers("lease of node", self._renew)
-        self._push_work = self._workers("desired of node", self._pod_sync.push)
+        self._token_work = self._workers("tokens of pod", self._tokens)
         self._pod_work = self._workers("status of pod", self._pod_sync.report)
         self._ready = False
 
@@ -125,7 +139,7 @@ class EdgeController(Service):
         self._mirror.stop()
         for informer in self._informers():
             informer.stop()
-        for work in (self._node_work, self._lease_work, self._push_work, self._pod_work):
+        for work in self._all_work():
             await work.stop()
         await self._client.close()
 
@@ -137,6 +151,9 @@ class EdgeController(Service):
 
     def _workers(self, name: str, handler: Any) -> Workers[str]:
         return Workers(self._reactor, name, handler, self._random)
+
+    def _all_work(self) -> list[Workers[str]]:
+        return [self._node_work, self._lease_work, self._token_work, self._push_work, self._pod_work]
 
     def _mirrored(self) -> Mirror:
         return self._mirror.mirror
@@ -154,7 +171,7 @@ class EdgeController(Service):
         self._ready = True
         for name in self._edges:
             self._look_at(name)
-        for work in (self._node_work, self._lease_work, self._push_work, self._pod_work):
+        for work in self._all_work():
             work.start()
         self._log.info(
             "edge controller is up: {nodes} nodes, {pods} bound pods",
@@ -165,8 +182,10 @@ class EdgeController(Service):
         self._node_work.add(name)
         self._lease_work.add(name)
         self._push_work.add(name)
-        for key, _ in self._index.on_node(name):
+        for key, pod in self._index.on_node(name):
             self._pod_work.add(key)
+            if sources(pod):
+                self._token_work.add(key)
 
     def _enrolled(self, name: str, edge: EdgeNode | None) -> None:
         if edge is not None:
@@ -183,6 +202,10 @@ class EdgeController(Service):
 
     def _pod_changed(self, key: str, old: Object | None, new: Object | None) -> None:
         self._index.changed(key, old, new)
+        if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
+            self._token_sync.forget(old)
+        if new is not None and node_name(new) in self._edges and not self._token_sync.secrets(new)[1]:
+            self._token_work.add(key)
         for node in {node_name(pod) for pod in (old, new) if pod is not None} & self._edges.keys():
             self._push_work.add(node)
             self._pod_work.add(key)
@@ -215,6 +238,15 @@ class EdgeController(Service):
             await self._node_sync.remove(name)
         else:
             await self._node_sync.reconcile(name)
+
+    async def _push(self, name: str) -> None:
+        await self._pod_sync.push(name)
+
+    async def _tokens(self, key: str) -> None:
+        """Renew what is due, and come again for the next."""
+        seconds = await self._token_sync.renew(key)
+        if seconds is not None:
+            self._token_work.add_after(key, seconds * (0.95 + self._random() / 20))
 
     async def _renew(self, name: str) -> None:
         """Renew and come again; a node that is not to count as alive is let go until something changes."""

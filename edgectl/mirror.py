@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from edgectl.desired import Stored
+from edgectl.tokens import SECRET_PREFIX
 from edgectl.watch import Backoff, Object
 from metasync.interfaces import Store, StoreError, Watch
 from metasync.keys import NodeKeys, node_of, nodes_prefix
@@ -24,15 +25,18 @@ PAGE = 1000
 MAX_REPORT = 512 * 1024
 """Bytes of one report. Kubernetes takes no object over 1.5 MiB, and a pod's spec needs room beside its status."""
 
+_TOKEN = SECRET_PREFIX.encode()
+
 PodKey = tuple[str, str, str]
 """``(namespace, name, uid)``."""
 
 
 @dataclass(slots=True)
 class NodeMirror:
-    """One node's keys. ``pods`` and ``events`` hold the decoded reports."""
+    """One node's keys. ``pods`` and ``events`` hold the decoded reports, ``tokens`` the Secrets of tokens."""
 
     desired: dict[bytes, Stored] = field(default_factory=dict)
+    tokens: dict[bytes, Object] = field(default_factory=dict)
     report: Object | None = None
     pods: dict[PodKey, Object] = field(default_factory=dict)
     events: dict[tuple[str, str], Object] = field(default_factory=dict)
@@ -83,13 +87,17 @@ class Mirror:
                 desired[key] = stored
 
     def _desired(self, name: str, key: bytes, kv: KeyValue | None) -> Change | None:
-        desired = self.node(name).desired
+        node = self.node(name)
+        desired = node.desired
         if kv is None:
+            node.tokens.pop(key, None)
             return Change(name, "desired") if desired.pop(key, None) is not None else None
         known = desired.get(key)
         if known is not None and known.mod_revision >= kv.mod_revision:
             return None
         desired[key] = Stored.of(kv.value, kv.mod_revision)
+        if key.rpartition(b"/")[2].startswith(_TOKEN):
+            _set(node.tokens, key, self._decode(name, key, kv))
         return Change(name, "desired")
 
     def _reported(self, name: str, rest: bytes, kv: KeyValue | None) -> Change | None:

@@ -13,6 +13,7 @@ from edgectl.errors import StatusError
 from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import PODS, KubernetesClient, Object
 from edgectl.mirror import Mirror
+from edgectl.tokens import with_secrets
 from edgectl.translate import (
     Reference,
     encode,
@@ -71,6 +72,10 @@ def node_name(pod: Mapping[str, Any]) -> str:
     return str((pod.get("spec") or {}).get("nodeName") or "")
 
 
+def _key(keys: NodeKeys, plural: str, item: Mapping[str, Any]) -> bytes:
+    return keys.desired_object(plural, item["metadata"]["namespace"], item["metadata"]["name"])
+
+
 def _remove(index: dict[Any, dict[str, None]], name: Any, key: str) -> None:
     keys = index.get(name)
     if keys is not None:
@@ -83,6 +88,7 @@ class PodSync:
     """Handlers of work by node (what it is to run) and by pod (its status); each may be called at any time.
 
     :param objects: finds a ConfigMap or Secret by reference.
+    :param tokens: the Secrets with a pod's tokens, and whether a new pod can go down with them.
     :param guards: compares that every write to the store must hold to as well.
     """
 
@@ -97,6 +103,7 @@ class PodSync:
         directory: Mapping[str, EdgeNode],
         index: PodIndex,
         objects: Callable[[Reference], Object | None],
+        tokens: Callable[[Mapping[str, Any]], tuple[Sequence[Object], bool]],
         mirror: Callable[[], Mirror],
         guards: Callable[[], Sequence[Compare]] = tuple,
     ) -> None:
@@ -107,6 +114,7 @@ class PodSync:
         self._directory = directory
         self._index = index
         self._objects = objects
+        self._tokens = tokens
         self._mirror = mirror
         self._guards = guards
 
@@ -125,10 +133,14 @@ class PodSync:
         """All keys of the node's ``desired``: its pods, and the ConfigMaps and Secrets these use."""
         wanted: dict[bytes, bytes] = {}
         used: set[Reference] = set()
+        stored = self._mirror().node(keys.node).desired
         for key, pod in self._index.on_node(keys.node):
-            metadata = pod["metadata"]
-            wanted[keys.desired_object("pods", metadata["namespace"], metadata["name"])] = encode(strip_pod(pod))
+            tokens, complete = self._tokens(pod)
+            if not complete and _key(keys, "pods", pod) not in stored:
+                continue
             used |= self._index.used_by(key)
+            wanted[_key(keys, "pods", pod)] = encode(with_secrets(strip_pod(pod)))
+            wanted.update({_key(keys, "secrets", token): encode(token) for token in tokens})
         for plural, namespace, name in used:
             item = self._objects((plural, namespace, name))
             if item is not None:

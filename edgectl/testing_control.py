@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
@@ -17,6 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from edgectl.interfaces import EdgeNode
 from edgectl.kubeconfig import ClusterConfig
+from edgectl.nodes import rfc3339
 from edgectl.watch import Object, object_key
 from metasync.interfaces import Store, StoreError, Watch
 from metasync.keys import NodeKeys
@@ -51,6 +54,7 @@ class FakeKubernetes(Resource):
     """As much of a Kubernetes API server as the controller uses, with its rules on versions, UIDs and grace.
 
     :ivar requests: ``"VERB path"`` of every request, watches as ``WATCH``, lists as ``LIST``.
+    :ivar tokens: how many service account tokens were given.
     :ivar fail: called with the same before each request; what it raises (a :class:`Refusal`) is the answer.
     """
 
@@ -62,6 +66,8 @@ class FakeKubernetes(Resource):
         self.requests: list[str] = []
         self.fail: Callable[[str], None] = lambda _: None
         self.page_size = 0
+        self.tokens = 0
+        self.seconds: Callable[[], float] = time.time
         self._version = itertools.count(100)
         self._now = 100
         self._history: list[tuple[int, str, Object]] = []
@@ -158,6 +164,8 @@ class FakeKubernetes(Resource):
             case "GET":
                 return self._get(plural, key)
         body = json.loads(request.content.read())
+        if plural == "serviceaccounts" and subresource == "token":
+            return self._token(namespace, name, body)
         match verb:
             case "POST":
                 return self._create(plural, namespace, body)
@@ -168,6 +176,13 @@ class FakeKubernetes(Resource):
             case "DELETE":
                 return self._delete(plural, key, body)
         raise Refusal(405, "MethodNotAllowed")
+
+    def _token(self, namespace: str, name: str, body: Object) -> Object:
+        self.tokens += 1
+        spec = body["spec"]
+        expires = datetime.fromtimestamp(self.seconds() + spec["expirationSeconds"], UTC)
+        token = f"{namespace}/{name}/{spec['boundObjectRef']['uid']}/{self.tokens}"
+        return {"spec": spec, "status": {"token": token, "expirationTimestamp": rfc3339(expires.timestamp())}}
 
     def _get(self, plural: str, key: str) -> Object:
         try:

@@ -66,6 +66,7 @@ class ControlTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(START)
         self.api = FakeKubernetes()
+        self.api.seconds = self.clock.seconds
         self.agent = fake_agent(self.api)
         self.directory = FakeDirectory()
         self.store = MemoryStore(self.clock)
