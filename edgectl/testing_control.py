@@ -50,12 +50,17 @@ class Refusal(Exception):
         self.reason = reason
 
 
+class Silence(Exception):
+    """The fake does not answer."""
+
+
 class FakeKubernetes(Resource):
     """As much of a Kubernetes API server as the controller uses, with its rules on versions, UIDs and grace.
 
     :ivar requests: ``"VERB path"`` of every request, watches as ``WATCH``, lists as ``LIST``.
     :ivar tokens: how many service account tokens were given.
-    :ivar fail: called with the same before each request; what it raises (a :class:`Refusal`) is the answer.
+    :ivar fail: called with the same before each request; what it raises (a :class:`Refusal` or
+        :class:`Silence`) is the answer.
     """
 
     isLeaf = True
@@ -126,6 +131,8 @@ class FakeKubernetes(Resource):
     def render(self, request: Any) -> Any:
         try:
             answer = self._answer(request)
+        except Silence:
+            return NOT_DONE_YET
         except Refusal as refusal:
             request.setResponseCode(refusal.code)
             answer = {

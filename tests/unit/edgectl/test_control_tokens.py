@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from edgectl.testing_control import Refusal
+from edgectl.testing_control import Refusal, Silence
 from tests.unit.edgectl.control_world import ControlTestCase, edge, pod
 
 PATH = "/api/v1/namespaces/default/serviceaccounts/robot/token"
@@ -88,11 +88,11 @@ class TokenTests(ControlTestCase):
         self.stop()
         revisions = self.store.revision
 
-        def down(what: str) -> None:
+        def silent(what: str) -> None:
             if what.endswith("/token"):
-                raise Refusal(503, "ServiceUnavailable")
+                raise Silence
 
-        self.api.fail = down
+        self.api.fail = silent
         self.start()
         self.settle(30)
         self.assertEqual(revisions, self.store.revision)
