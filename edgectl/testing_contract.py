@@ -16,6 +16,9 @@ from edgectl.testing import (
     pod,
 )
 
+ONLY_A = "metadata.name=a"
+"""Other controllers make objects of their own in a new namespace."""
+
 
 class ObjectContract(ContractCase):
     """Creating, reading, changing and deleting one object."""
@@ -315,7 +318,7 @@ class WatchContract(ContractCase):
     def test_changes_come_in_order_after_the_version_listed(self) -> None:
         self.made("configmaps", config_map("before"))
         version = self.get("configmaps")["metadata"]["resourceVersion"]
-        with self.client.watch(self.path("configmaps"), resourceVersion=version) as events:
+        with self.client.watch(self.path("configmaps"), resourceVersion=version, fieldSelector=ONLY_A) as events:
             self.made("configmaps", config_map("a", k="1"))
             self.send_patch("configmaps", "a", {"data": {"k": "2"}}, MERGE)
             self.delete("configmaps", "a")
@@ -327,7 +330,7 @@ class WatchContract(ContractCase):
 
     def test_a_watch_from_nowhere_begins_with_what_there_is(self) -> None:
         self.made("configmaps", config_map("a"))
-        with self.client.watch(self.path("configmaps"), fieldSelector="metadata.name=a") as events:
+        with self.client.watch(self.path("configmaps"), fieldSelector=ONLY_A) as events:
             event = next(events)
         self.assertEqual((event["type"], event["object"]["metadata"]["name"]), ("ADDED", "a"))
 
@@ -335,7 +338,7 @@ class WatchContract(ContractCase):
         version = self.get("configmaps")["metadata"]["resourceVersion"]
         self.made("configmaps", config_map("a"))
         self.delete("configmaps", "a")
-        with self.client.watch(self.path("configmaps"), resourceVersion=version) as events:
+        with self.client.watch(self.path("configmaps"), resourceVersion=version, fieldSelector=ONLY_A) as events:
             self.assertEqual([next(events)["type"] for _ in range(2)], ["ADDED", "DELETED"])
 
     def test_what_leaves_the_selection_is_deleted_for_the_watcher(self) -> None:
@@ -358,14 +361,22 @@ class WatchContract(ContractCase):
 
     def test_a_watch_ends_after_its_time(self) -> None:
         version = self.get("configmaps")["metadata"]["resourceVersion"]
-        with self.client.watch(self.path("configmaps"), resourceVersion=version, timeoutSeconds="1") as events:
+        with self.client.watch(
+            self.path("configmaps"), resourceVersion=version, fieldSelector=ONLY_A, timeoutSeconds="1"
+        ) as events:
             self.assertEqual(list(events), [])
 
     def test_tables_can_be_watched(self) -> None:
         version = self.get("configmaps")["metadata"]["resourceVersion"]
         self.made("configmaps", config_map("a", k="v"))
         answer = self.client.request(
-            "GET", self.path("configmaps"), accept=TABLE, watch="1", resourceVersion=version, timeoutSeconds="1"
+            "GET",
+            self.path("configmaps"),
+            accept=TABLE,
+            watch="1",
+            resourceVersion=version,
+            fieldSelector=ONLY_A,
+            timeoutSeconds="1",
         )
         event = answer.body
         self.assertEqual((event["type"], event["object"]["kind"]), ("ADDED", "Table"))
@@ -454,6 +465,86 @@ class PodContract(ContractCase):
         # Which of the two depends on the version of Kubernetes.
         self.assertIn(self.send_patch("pods", "p", patch, MERGE, subresource="status").code, (409, 422))
         self.assertEqual(self.get("pods", "p")["status"]["phase"], "Pending")
+
+
+class ServiceContract(ContractCase):
+    """What is particular to services and service accounts."""
+
+    def service(self, name: str, **spec: Any) -> Obj:
+        ports = [{"port": 80, "targetPort": 8080}]
+        return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": ports, **spec}}
+
+    def test_a_service_gets_an_address_of_its_own_and_keeps_it(self) -> None:
+        first, second = (self.made("services", self.service(name)) for name in ("a", "b"))
+        address = first["spec"]["clusterIP"]
+        self.assertNotEqual(address, second["spec"]["clusterIP"])
+        self.assertEqual(first["spec"]["type"], "ClusterIP")
+        self.assertEqual(first["spec"]["ports"][0]["protocol"], "TCP")
+        patched = self.send_patch("services", "a", {"spec": {"selector": {"app": "x"}}}, MERGE)
+        self.assertEqual((patched.code, patched["spec"]["clusterIP"]), (200, address))
+
+    def test_an_update_that_leaves_the_address_out_keeps_it(self) -> None:
+        made = self.made("services", self.service("a"))
+        again = self.service("a", selector={"app": "x"})
+        again["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"]
+        answer = self.update("services", again)
+        self.assertEqual((answer.code, answer["spec"]["clusterIP"]), (200, made["spec"]["clusterIP"]))
+
+    def test_an_address_cannot_be_changed(self) -> None:
+        self.made("services", self.service("a"))
+        answer = self.send_patch("services", "a", {"spec": {"clusterIP": "10.96.0.99"}}, MERGE)
+        self.refused(answer, 422, "Invalid")
+
+    def test_an_address_that_is_taken_is_refused_until_it_is_free(self) -> None:
+        address = self.made("services", self.service("a"))["spec"]["clusterIP"]
+        self.refused(self.create("services", self.service("b", clusterIP=address)), 422, "Invalid")
+        self.delete("services", "a")
+        self.assertEqual(self.made("services", self.service("b", clusterIP=address))["spec"]["clusterIP"], address)
+
+    def test_a_headless_service_has_none(self) -> None:
+        self.assertEqual(self.made("services", self.service("a", clusterIP="None"))["spec"]["clusterIP"], "None")
+
+    def test_a_service_without_ports_is_invalid(self) -> None:
+        self.refused(self.create("services", self.service("a", ports=[])), 422, "Invalid")
+
+    def token(self, account: str, **spec: Any) -> Any:
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        return self.client.request("POST", self.path("serviceaccounts", account, "token"), body)
+
+    def test_a_token_tells_who_it_is_for(self) -> None:
+        self.made("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}})
+        answer = self.token("robot", expirationSeconds=3600, audiences=["https://kubernetes.default.svc"])
+        self.assertEqual(answer.code, 201, answer.body)
+        self.assertIn("expirationTimestamp", answer["status"])
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview"}
+        review["spec"] = {"token": answer["status"]["token"]}  # type: ignore[assignment]
+        path = "/apis/authentication.k8s.io/v1/tokenreviews"
+        reviewed = self.client.request("POST", path, review)["status"]
+        self.assertTrue(reviewed["authenticated"], reviewed)
+        name = f"system:serviceaccount:{self.namespace}:robot"
+        self.assertEqual(reviewed["user"]["username"], name)
+        self.delete("serviceaccounts", "robot")
+        self.assertEqual(self.client.request("POST", path, review)["status"].get("authenticated", False), False)
+
+    def test_a_token_that_nobody_issued_is_nobodys(self) -> None:
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": "a.b.c"}}
+        answer = self.client.request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", review)
+        self.assertEqual(answer["status"].get("authenticated", False), False)
+
+    def test_no_token_for_an_account_that_is_not_there(self) -> None:
+        self.refused(self.token("nobody"), 404, "NotFound")
+
+    def test_no_token_for_a_moment(self) -> None:
+        self.made("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}})
+        self.refused(self.token("robot", expirationSeconds=10), 422, "Invalid")
+
+    def test_a_token_can_be_bound_to_a_pod(self) -> None:
+        self.made("serviceaccounts", {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}})
+        made = self.made("pods", pod("p", serviceAccountName="robot"))
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": made["metadata"]["uid"]}
+        self.assertEqual(self.token("robot", boundObjectRef=bound).code, 201)
+        wrong = {**bound, "uid": "00000000-0000-0000-0000-000000000000"}
+        self.refused(self.token("robot", boundObjectRef=wrong), 409, "Conflict")
 
 
 class DiscoveryContract(ContractCase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgectl.apiserver.resources import STANDARD_VERBS, Resource, group_versions, in_group
+from edgectl.apiserver.resources import Resource, group_versions, in_group
 
 Obj = dict[str, Any]
 
@@ -62,7 +62,7 @@ def _entries(resource: Resource) -> list[Obj]:
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind,
-        "verbs": list(STANDARD_VERBS),
+        "verbs": list(resource.verbs),
     }
     if resource.short_names:
         entry["shortNames"] = list(resource.short_names)
@@ -115,7 +115,7 @@ def _aggregated_resource(resource: Resource) -> Obj:
         "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
         "scope": "Namespaced" if resource.namespaced else "Cluster",
         "singularResource": resource.singular,
-        "verbs": list(STANDARD_VERBS),
+        "verbs": list(resource.verbs),
     }
     if resource.short_names:
         entry["shortNames"] = list(resource.short_names)

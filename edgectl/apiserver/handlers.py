@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgectl.apiserver import errors, subresources
+from edgectl.apiserver.accounts import ISSUER, AccountTokens
+from edgectl.apiserver.identity import StaticTokens, User
 from edgectl.apiserver.negotiate import Form
 from edgectl.apiserver.patch import PatchFailed, json_patch, merge
-from edgectl.apiserver.resources import Resource
+from edgectl.apiserver.resources import REVIEWS, Resource
+from edgectl.apiserver.reviews import review
 from edgectl.apiserver.routes import Target, delete_options, list_options, write_options
 from edgectl.apiserver.schema_all import schema
 from edgectl.apiserver.strategic import strategic_merge
@@ -41,13 +44,36 @@ def parse_body(body: bytes) -> Any:
 class Handlers:
     """Requests on the objects of one API."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, static: StaticTokens) -> None:
         self.api = api
+        self.accounts: AccountTokens | None = None
+        self._static = static
+
+    def user(self, token: str) -> User | None:
+        """Whose token it is. It is a TokenAuthenticator."""
+        return self._reviewed(token, [])
+
+    def _reviewed(self, token: str, audiences: list[str]) -> User | None:
+        user = None if audiences and ISSUER not in audiences else self._static.user(token)
+        if user is None and self.accounts is not None:
+            user = self.accounts.reviewed(token, audiences or [ISSUER])
+        return user
 
     async def handle(
-        self, method: str, target: Target, query: Mapping[str, str], content_type: str, body: bytes, form: Form
+        self,
+        method: str,
+        target: Target,
+        query: Mapping[str, str],
+        content_type: str,
+        body: bytes,
+        form: Form,
+        user: User,
     ) -> Answer:
         """The code, the answer and what to warn of. Raises ApiError and the store's errors."""
+        if target.resource in REVIEWS:
+            if method != "POST" or target.name:
+                raise errors.method_not_allowed()
+            return 201, review(target.resource, _json_body(content_type, body), user, self._reviewed), []
         if target.subresource and target.subresource not in ("status", "finalize"):
             return await self._special(method, target, query, content_type, body)
         if method in ("GET", "HEAD"):
@@ -121,6 +147,9 @@ class Handlers:
         if target.subresource == "binding" and method == "POST":
             data = _json_body(content_type, body)
             return 201, await subresources.bind(self.api, target.namespace, target.name, data, options), []
+        if target.subresource == "token" and method == "POST" and self.accounts is not None:
+            data = _json_body(content_type, body)
+            return 201, await self.accounts.issue(target.namespace, target.name, data), []
         if target.subresource == "scale":
             return await self._scale(method, target, content_type, body, options)
         raise errors.method_not_allowed()

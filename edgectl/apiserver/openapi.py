@@ -138,7 +138,7 @@ def _paths(resource: Resource) -> Obj:
 @cache
 def document_v3(group: str, version: str) -> bytes:
     """The OpenAPI v3 document of one group and version."""
-    resources = in_group(group, version)
+    resources = [one for one in in_group(group, version) if one.kind in TOP_LEVEL]
     paths: Obj = {}
     for resource in resources:
         paths.update(_paths(resource))

@@ -37,6 +37,7 @@ class Resource:
     has_status: bool = False
     has_generation: bool = False
     graceful: bool = False
+    verbs: tuple[str, ...] = STANDARD_VERBS
 
     @property
     def api_version(self) -> str:
@@ -193,6 +194,19 @@ DAEMON_SET = Resource(
     has_generation=True,
 )
 
+
+def _review(group: str, kind: str) -> Resource:
+    return Resource(group, "v1", kind, f"{kind.lower()}s", namespaced=False, verbs=("create",))
+
+
+REVIEWS = (
+    _review("authentication.k8s.io", "TokenReview"),
+    _review("authentication.k8s.io", "SelfSubjectReview"),
+    _review("authorization.k8s.io", "SelfSubjectAccessReview"),
+    _review("authorization.k8s.io", "SubjectAccessReview"),
+)
+"""Kinds that are answered, not stored."""
+
 RESOURCES = (
     CONFIGMAP,
     ENDPOINTS,
@@ -210,22 +224,18 @@ RESOURCES = (
     ENDPOINT_SLICE,
 )
 
-_BY_PLURAL = {(one.group, one.version, one.plural): one for one in RESOURCES}
-_BY_KIND = {(one.api_version, one.kind): one for one in RESOURCES}
+_SERVED = (*RESOURCES, *REVIEWS)
+_BY_PLURAL = {(one.group, one.version, one.plural): one for one in _SERVED}
 
 
 def find(group: str, version: str, plural: str) -> Resource | None:
     return _BY_PLURAL.get((group, version, plural))
 
 
-def find_kind(api_version: str, kind: str) -> Resource | None:
-    return _BY_KIND.get((api_version, kind))
-
-
 def group_versions() -> list[tuple[str, str]]:
     """The served (group, version) pairs, the core group first."""
-    return sorted({(one.group, one.version) for one in RESOURCES})
+    return sorted({(one.group, one.version) for one in _SERVED})
 
 
 def in_group(group: str, version: str) -> list[Resource]:
-    return [one for one in RESOURCES if (one.group, one.version) == (group, version)]
+    return [one for one in _SERVED if (one.group, one.version) == (group, version)]

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Any
 
 from cryptography import x509
@@ -17,20 +18,24 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from edgectl.apiserver.accounts import AccountTokens, SigningKey
 from edgectl.apiserver.cache import WatchCache
+from edgectl.apiserver.clusterips import DEFAULT_CIDR
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.handlers import Handlers
-from edgectl.apiserver.identity import StaticTokens, TokenAuthenticator, User
+from edgectl.apiserver.identity import StaticTokens, User
 from edgectl.apiserver.nodeproxy import Kubelets
 from edgectl.apiserver.resources import NAMESPACE
 from edgectl.apiserver.site import ApiResource, ApiSite
 from edgectl.apiserver.storage import ObjectStore
 from edgectl.apiserver.verbs import Api
 from edgectl.scheduler import Scheduler
+from edgectl.workloads.accounts import AccountController
 from edgectl.workloads.collector import Collector
 from edgectl.workloads.controller import Controller
 from edgectl.workloads.daemonsets import DaemonSetController
 from edgectl.workloads.deployments import DeploymentController
+from edgectl.workloads.endpoints import EndpointsController
 from edgectl.workloads.namespaces import NamespaceController
 from edgectl.workloads.replicasets import ReplicaSetController
 from metasync.interfaces import Store
@@ -79,6 +84,7 @@ class EmbeddedControlPlane(Service):
     :param endpoint: where to listen (TCP; TLS is put on top).
     :param tokens: bearer tokens that are let in, beside client certificates.
     :param kubelets: reaches the nodes, for logs, exec, attach and port-forward.
+    :param service_cidr: from which services get their virtual addresses.
     """
 
     log = Logger()
@@ -93,25 +99,28 @@ class EmbeddedControlPlane(Service):
         *,
         tokens: Mapping[str, User] | None = None,
         kubelets: Kubelets | None = None,
+        service_cidr: IPv4Network = DEFAULT_CIDR,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._tls = tls
         self.objects = ObjectStore(store, network)
         self.cache = WatchCache(reactor, self.objects)
-        self.api = Api(reactor, self.objects, self.cache)
-        authenticators: Sequence[TokenAuthenticator] = (StaticTokens(tokens or {}),)
-        self.resource = ApiResource(reactor, Handlers(self.api), authenticators, kubelets)
+        self.api = Api(reactor, self.objects, self.cache, service_cidr)
+        self._handlers = Handlers(self.api, StaticTokens(tokens or {}))
+        self.resource = ApiResource(reactor, self._handlers, [self._handlers], kubelets)
         self.site = ApiSite(reactor, self.resource)
         kinds = (
             Collector,
             DaemonSetController,
             DeploymentController,
+            EndpointsController,
             NamespaceController,
             ReplicaSetController,
             Scheduler,
         )
         self._controllers: list[Controller] = [kind(reactor, self.api) for kind in kinds]
+        self._controllers.append(AccountController(reactor, self.api, tls.client_ca))
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
@@ -121,6 +130,7 @@ class EmbeddedControlPlane(Service):
     async def begin(self) -> IListeningPort:
         """Read the store, start the controllers and listen; :meth:`startService` does it too."""
         await self.cache.start()
+        self._handlers.accounts = AccountTokens(await SigningKey.of_store(self.objects), self.api)
         for name in SYSTEM_NAMESPACES:
             await self._ensure_namespace(name)
         for controller in self._controllers:

@@ -13,7 +13,7 @@ from typing import Any
 from edgectl.apiserver.resources import RESOURCES, Resource
 from metasync.interfaces import Store
 from metasync.keys import api_prefix
-from metasync.model import Compare, CompareOp, CompareTarget, Delete, KeyRange, KeyValue, Put
+from metasync.model import Compare, CompareOp, CompareTarget, Delete, KeyRange, KeyValue, Op, Put
 
 Obj = dict[str, Any]
 
@@ -70,6 +70,10 @@ class ObjectStore:
             return None
         return _BY_PLACE.get((parts[0].decode("utf-8", "replace"), parts[1].decode("utf-8", "replace")))
 
+    def record_key(self, kind: str, name: str) -> bytes:
+        """The key of a record of the control plane itself, which is no object."""
+        return f"{self._root}-/{kind}/{name}".encode()
+
     async def get(self, resource: Resource, namespace: str, name: str) -> Obj | None:
         found = await self.store.range(KeyRange.single(self.key(resource, namespace, name)))
         return decode(found.kvs[0]) if found.kvs else None
@@ -85,10 +89,12 @@ class ObjectStore:
         items = [decode(kv) for kv in found.kvs]
         return Page(items, revision or found.revision, next_key, max(0, found.count - len(items)))
 
-    async def create(self, resource: Resource, obj: Obj, conditions: Sequence[Compare] = ()) -> Obj | None:
+    async def create(
+        self, resource: Resource, obj: Obj, conditions: Sequence[Compare] = (), also: Sequence[Op] = ()
+    ) -> Obj | None:
         """The object with its version, or ``None`` if one exists or a condition does not hold."""
         key = self._key_of(resource, obj)
-        result = await self.store.txn([Compare.absent(key), *conditions], [Put(key, encode(obj))])
+        result = await self.store.txn([Compare.absent(key), *conditions], [Put(key, encode(obj)), *also])
         return _versioned(obj, result.revision) if result.succeeded else None
 
     async def update(self, resource: Resource, obj: Obj, version: str) -> Obj | None:
@@ -97,11 +103,11 @@ class ObjectStore:
         result = await self.store.txn([Compare.unchanged(key, int(version))], [Put(key, encode(obj))])
         return _versioned(obj, result.revision) if result.succeeded else None
 
-    async def delete(self, resource: Resource, obj: Obj) -> int | None:
+    async def delete(self, resource: Resource, obj: Obj, also: Sequence[Op] = ()) -> int | None:
         """The revision of the deletion, or ``None`` if the stored object is not this version any more."""
         key = self._key_of(resource, obj)
         version = int(obj["metadata"]["resourceVersion"])
-        result = await self.store.txn([Compare.unchanged(key, version)], [Delete.single(key)])
+        result = await self.store.txn([Compare.unchanged(key, version)], [Delete.single(key), *also])
         return result.revision if result.succeeded else None
 
     def still(self, resource: Resource, obj: Obj) -> Compare:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
 from edgectl.apiserver import errors, meta
 from edgectl.apiserver.cache import WatchCache
+from edgectl.apiserver.clusterips import DEFAULT_CIDR, ClusterIps, keep
 from edgectl.apiserver.decode import Decoder, WrongShape, missing
-from edgectl.apiserver.resources import NAMESPACE, Resource
+from edgectl.apiserver.resources import NAMESPACE, SERVICE, Resource
 from edgectl.apiserver.schema_all import schema
 from edgectl.apiserver.selectors import predicate
 from edgectl.apiserver.storage import ObjectStore
 from edgectl.apiserver.strategy import strategy_of
 from metasync.interfaces import Compacted, FutureRevision
+from metasync.model import Compare, Op
 
 Obj = dict[str, Any]
 
@@ -72,8 +75,11 @@ class ListResult:
 class Api:
     """The objects of one network."""
 
-    def __init__(self, reactor: IReactorTime, objects: ObjectStore, cache: WatchCache) -> None:
+    def __init__(
+        self, reactor: IReactorTime, objects: ObjectStore, cache: WatchCache, service_cidr: IPv4Network = DEFAULT_CIDR
+    ) -> None:
         self._reactor = reactor
+        self._ips = ClusterIps(objects, service_cidr)
         self.objects = objects
         self.cache = cache
 
@@ -162,6 +168,8 @@ class Api:
                 conditions.append(self.objects.still(NAMESPACE, await self._live_namespace(resource, obj)))
             if options.dry_run:
                 created = None if await self._exists(resource, obj) else obj
+            elif resource == SERVICE and self._ips.wants(obj):
+                created = await self._create_service(obj, conditions)
             else:
                 created = await self.objects.create(resource, obj, conditions)
             if created is not None:
@@ -169,6 +177,24 @@ class Api:
             if await self._exists(resource, obj):
                 raise errors.already_exists(resource.group, resource.plural, obj["metadata"]["name"])
         raise errors.unavailable(f"the namespace {namespace} keeps changing; try again")
+
+    async def _create_service(self, obj: Obj, conditions: Sequence[Compare]) -> Obj | None:
+        """Create a service with an address that nobody else gets."""
+        asked = obj["spec"].get("clusterIP")
+        for address in await self._ips.candidates(obj):
+            compares, ops = self._ips.take(address, obj)
+            spec = {**obj["spec"], "clusterIP": address, "clusterIPs": [address]}
+            created = await self.objects.create(SERVICE, {**obj, "spec": spec}, [*conditions, *compares], ops)
+            if created is not None or await self._exists(SERVICE, obj):
+                return created
+        if asked:
+            cause = errors.wrong("spec.clusterIPs", asked, "failed to allocate IP: provided IP is already allocated")
+            raise errors.invalid("", "Service", obj["metadata"]["name"], [cause])
+        return None
+
+    def _freed(self, resource: Resource, obj: Obj) -> Sequence[Op]:
+        """What else goes with an object."""
+        return self._ips.free(obj) if resource == SERVICE else ()
 
     async def _exists(self, resource: Resource, obj: Obj) -> bool:
         meta_ = obj["metadata"]
@@ -192,6 +218,8 @@ class Api:
             causes += missing(schema(), obj, resource.kind)
         if not causes:
             causes = strategy.causes(obj)
+        if resource == SERVICE and not causes:
+            causes = self._ips.causes(obj) if old is None else keep(obj, old)
         if old is not None and not causes:
             causes = strategy.update_causes(obj, old)
         if causes:
@@ -283,7 +311,7 @@ class Api:
 
     async def _write(self, resource: Resource, new: Obj, old: Obj) -> Obj | None:
         if meta.may_be_removed(new["metadata"]) and not _holds_namespace(resource, new):
-            revision = await self.objects.delete(resource, old)
+            revision = await self.objects.delete(resource, old, self._freed(resource, old))
             return None if revision is None else _at(new, revision)
         return await self.objects.update(resource, new, old["metadata"]["resourceVersion"])
 
@@ -308,7 +336,7 @@ class Api:
             if options.dry_run or new == old:
                 return new, gone
             if gone:
-                revision = await self.objects.delete(resource, old)
+                revision = await self.objects.delete(resource, old, self._freed(resource, old))
                 if revision is not None:
                     return _at(old, revision), True
             elif (written := await self.objects.update(resource, new, old["metadata"]["resourceVersion"])) is not None:

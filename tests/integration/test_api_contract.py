@@ -14,6 +14,7 @@ from edgectl.testing_contract import (
     ObjectContract,
     PatchContract,
     PodContract,
+    ServiceContract,
     WatchContract,
 )
 from tests.integration.api_process import EmbeddedApi
@@ -28,6 +29,7 @@ class Contract(
     ListContract,
     WatchContract,
     PodContract,
+    ServiceContract,
     DiscoveryContract,
     SynchronousTestCase,
 ):
