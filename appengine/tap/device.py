@@ -92,6 +92,7 @@ class DeviceNode(ComposedService):
     def _engine(self, store: Store, link: EdgeLinkService) -> dict[str, Any]:
         """Start the engine; the resources it brings to the administration socket."""
         # A device without pods does not pay for it.
+        from appengine.kubelet import SERVICE as KUBELET_SERVICE
         from appengine.service import Engine
 
         engine = Engine(
@@ -106,4 +107,5 @@ class DeviceNode(ComposedService):
             cluster_domain=self._options["cluster-domain"],
         )
         self.add(engine)
-        return {}
+        link.serve(KUBELET_SERVICE, engine.kubelet_factory())
+        return engine.admin_resources()

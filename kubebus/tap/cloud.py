@@ -190,7 +190,14 @@ class CloudNode(ComposedService):
         hosts = dict.fromkeys((local, "localhost", public, *map(str, router.network.router_addresses)))
         pki = ApiPki.load_or_create(self._state / "kubernetes-pki", list(hosts))
         tls = ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate)
-        plane = EmbeddedControlPlane(self.reactor, store, self._options["network"], self._endpoint(address, port), tls)
+        plane = EmbeddedControlPlane(
+            self.reactor,
+            store,
+            self._options["network"],
+            self._endpoint(address, port),
+            tls,
+            kubelets=RouterDirectory(router),
+        )
         self.at_stop(plane.stopService)
         await plane.begin()
         path = self._options["kubeconfig-out"]
