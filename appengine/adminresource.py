@@ -45,6 +45,7 @@ class KubeletResource(Resource):
         ]
         channel: Any = request.channel
         transport, channel.transport = channel.transport, None
+        transport.unregisterProducer()
         transport.protocol = protocol
         protocol.makeConnection(transport)
         # The web server has paused it while it serves a request.
