@@ -1,0 +1,70 @@
+"""Writes ``docs/pods.md``: every field of a v1 Pod, and what this node does with it.
+
+``python -m appengine.poddocs > docs/pods.md``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from appengine.podfields import POD
+from appengine.schema import Field, Support, Type
+
+_HEAD = """\
+# What a node does with a Pod
+
+The engine of an edge node takes v1 Pods. This page lists every field of them. A field is *supported*, *ignored* (it
+says nothing to a node, for the reason given) or *refused*: a pod that sets it does not run, and its status says which
+field it was (`phase: Failed`, `reason: UnsupportedPodSpec`). A field that is not in this list is refused as well.
+Where a refused field says no more than if it were absent (`false`, `0`, an empty list), it is no obstacle.
+
+The list is made from the table by which pods are checked (`appengine/podfields.py`): `python -m appengine.poddocs`.
+
+## Where it differs from a kubelet
+
+- **Restarts after a reboot.** When the machine or the container engine went down under a pod, the same containers are
+  started again: same container IDs, restart counts unchanged, nothing copied, nothing pulled. A container that ended
+  by itself is replaced by a new one, as everywhere.
+- **`imagePullPolicy: Always`** pulls before each start of a new container; where the registry does not answer, an image
+  that is present is used.
+- **seccomp.** Without a `seccompProfile` containers run under the engine's default profile, not unconfined.
+- **Service account tokens** need the API server and are refused as a volume; set `automountServiceAccountToken: false`.
+- **Secrets** are kept on a tmpfs. **ConfigMaps and Secrets** that change appear in running pods at once, by one swap of
+  a symbolic link; environment variables and `subPath` mounts keep what they had, as everywhere.
+
+## Fields
+
+| field | | remarks |
+|---|---|---|
+"""
+
+
+def rows(type: Type, path: str = "") -> Iterator[tuple[str, Field]]:
+    """Every field below a type, by its path; an element of a list is ``[]``."""
+    if type.fields is not None:
+        for name, field in type.fields.items():
+            where = f"{path}.{name}" if path else name
+            yield where, field
+            if field.support is Support.SUPPORTED:
+                yield from rows(field.type, where)
+    elif type.items is not None:
+        yield from rows(type.items, f"{path}[]")
+
+
+def page() -> str:
+    lines = []
+    for path, field in rows(POD):
+        if path.startswith("spec.initContainers[]."):
+            continue
+        remarks = field.note
+        if field.only:
+            values = ", ".join(f"`{value}`" for value in sorted(map(str, field.only)) if value)
+            remarks = "; ".join(part for part in (remarks, f"only {values}") if part)
+        lines.append(f"| `{path}` | {field.support.value} | {remarks} |")
+        if path == "spec.initContainers":
+            lines[-1] = f"| `{path}[]` | supported | the same fields as `spec.containers[]` |"
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
