@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from edgectl.eventsync import EventKey, EventSync
 from edgectl.informer import Informer
 from edgectl.interfaces import EdgeNode, NodeDirectory
 from edgectl.kubernetes import CONFIGMAPS, NODES, PODS, SECRETS, KubernetesClient, Object, Resource
@@ -24,6 +25,9 @@ from edgectl.tokensync import TokenSync
 from edgectl.translate import Reference
 from edgectl.workqueue import Workers
 from metasync.interfaces import Store
+
+EVENT_CONCURRENCY = 2
+"""Events matter less than everything else that goes to the API server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,10 @@ class EdgeController(Service):
             self._token_sync.secrets,
             self._mirrored,
         )
+        self._event_sync = EventSync(reactor, client, self._edges, self._index, self._mirrored)
+        self._event_work: Workers[EventKey] = Workers(
+            reactor, "event", self._event_sync.send, self._random, EVENT_CONCURRENCY
+        )
         self._node_work = self._workers("node", self._node)
         self._lease_work = self._workers("lease of node", self._renew)
         self._token_work = self._workers("tokens of pod", self._tokens)
@@ -152,8 +160,15 @@ class EdgeController(Service):
     def _workers(self, name: str, handler: Any) -> Workers[str]:
         return Workers(self._reactor, name, handler, self._random)
 
-    def _all_work(self) -> list[Workers[str]]:
-        return [self._node_work, self._lease_work, self._token_work, self._push_work, self._pod_work]
+    def _all_work(self) -> list[Workers[Any]]:
+        return [
+            self._node_work,
+            self._lease_work,
+            self._token_work,
+            self._push_work,
+            self._pod_work,
+            self._event_work,
+        ]
 
     def _mirrored(self) -> Mirror:
         return self._mirror.mirror
@@ -186,6 +201,8 @@ class EdgeController(Service):
             self._pod_work.add(key)
             if sources(pod):
                 self._token_work.add(key)
+        for event in self._mirrored().node(name).events if name in self._edges else ():
+            self._event_work.add((name, *event))
 
     def _enrolled(self, name: str, edge: EdgeNode | None) -> None:
         if edge is not None:
@@ -228,6 +245,8 @@ class EdgeController(Service):
             self._node_work.add(change.node)
         elif change.pod is not None:
             self._pod_work.add(f"{change.pod[0]}/{change.pod[1]}")
+        elif change.event is not None:
+            self._event_work.add((change.node, *change.event))
 
     async def _node(self, name: str) -> None:
         edge = self._edges.get(name)
