@@ -126,6 +126,7 @@ class Keyring:
         self._monotonic = monotonic
         self._creators: dict[bytes, ClientTLS] = {}
         self._expired_observers: list[Callable[[], None]] = []
+        self._outdated_observers: list[Callable[[], None]] = []
         self._changed_observers: list[Callable[[Credentials], None]] = []
         self._written_time = self._read_time()
         self._learnt, self._learnt_at = self._written_time, monotonic()
@@ -198,12 +199,20 @@ class Keyring:
         if creator is None:
             mine = self.present
             identity = ClientIdentity(mine.identity.network, mine.key, mine.certificate, mine.bundle)
-            creator = self._creators[alpn] = ClientTLS(identity, alpn, self.now, self._alerted)
+            creator = self._creators[alpn] = ClientTLS(identity, alpn, self.now, self._alerted, self._is_outdated)
         return creator
 
     def on_expired(self, expired: Callable[[], None]) -> None:
         """Call ``expired`` when a router says that our certificate has expired: its clock may know better."""
         self._expired_observers.append(expired)
+
+    def on_outdated(self, outdated: Callable[[], None]) -> None:
+        """Call ``outdated`` when a router shows a certificate of an authority newer than those that we trust."""
+        self._outdated_observers.append(outdated)
+
+    def _is_outdated(self) -> None:
+        for observer in list(self._outdated_observers):
+            observer()
 
     def _alerted(self, alert: int) -> None:
         if alert == ALERT_EXPIRED:

@@ -85,7 +85,7 @@ class Issuer:
             addresses=" ".join(map(str, node.addresses)),
             subnets=" ".join(map(str, node.pod_subnets)),
         )
-        return self._grant(node.name, key)
+        return await self._grant(node.name, key)
 
     async def renew(self, request: RenewRequest, identity: PeerIdentity, peer: str) -> Grant:
         """As :meth:`join`, for a node whose identity is verified, though its certificate may have expired."""
@@ -93,13 +93,16 @@ class Issuer:
             raise Refused(Refusal.UNKNOWN_NODE, f"{identity} is no node: only nodes renew here")
         key = requested_key(request.request.encode())
         await self.members.check(identity, key_hash(key))
+        grant = await self._grant(identity.name, key)
         self.log.info("Renewed the certificate of {identity} at {peer}", identity=str(identity), peer=peer)
-        return self._grant(identity.name, key)
+        return grant
 
-    def _grant(self, node: str, key: Any) -> Grant:
+    async def _grant(self, node: str, key: Any) -> Grant:
+        authority = self._authority()
+        await self.members.issued(node, key_hash(key), authority.hash)
         now = self._clock()
         identity = PeerIdentity(self.members.network, Role.NODE, node)
-        certificate = issue_node(self._authority(), identity, key, now + self._lifetime)
+        certificate = issue_node(authority, identity, key, now + self._lifetime)
         return Grant(certificate, tuple(self._bundle()), tuple(self._routers()), now)
 
 

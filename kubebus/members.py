@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredLock
@@ -126,10 +127,10 @@ class Members:
                 return entry.node
         assignment = await self._assignment(entry)
         node = NodeRecord(name, assignment.addresses, assignment.pod_subnets, key, now)
-        revoked_keys = () if entry is None else entry.revoked_keys
+        changed = NodeEntry(node) if entry is None else replace(entry, node=node)
         changes = [
             Change(TOKENS, token_id, use(token, name, key, now).encode(), token_record.revision),
-            Change(NODES, name, NodeEntry(node, revoked_keys).encode(), 0 if record is None else record.revision),
+            Change(NODES, name, changed.encode(), 0 if record is None else record.revision),
         ]
         claims = assignment.claims if entry is None else ()
         changes += [Change(ADDRESSES, claim, name.encode(), 0) for claim in claims]
@@ -150,6 +151,26 @@ class Members:
             # Another router may have freed some.
             self._taken = None
             raise Refused(Refusal.EXHAUSTED, str(error)) from error
+
+    async def issuers(self) -> dict[str, str]:
+        """By the name of each node that is not revoked, the hash of the authority that issued its certificate."""
+        entries = [NodeEntry.decode(record.name, record.value) for record in await self._registry.list(NODES)]
+        return {entry.node.name: entry.issuer for entry in entries if entry.node.revoked_at is None}
+
+    async def issued(self, name: str, key: str, issuer: str) -> None:
+        """Remember that the authority with the hash ``issuer`` issues a certificate to the node now.
+
+        :raises Refused: if ``key`` is not the node's any more.
+        """
+        for _ in range(_ROUNDS):
+            record, entry = await self._entry(name)
+            check_key(entry, key)
+            if entry.issuer == issuer:
+                return
+            changed = replace(entry, issuer=issuer)
+            if await self._registry.commit([Change(NODES, name, changed.encode(), record.revision)]):
+                return
+        raise RegistryError(f"the certificate of node {name!r} could not be recorded: its record keeps changing")
 
     async def revoke(self, name: str) -> NodeRecord:
         """Shut the node out: its key is never accepted again. Its addresses stay its own.

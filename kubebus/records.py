@@ -28,14 +28,18 @@ class DamagedRecord(RegistryError):
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """A node with the keys under its name that were revoked for good."""
+    """A node with the keys under its name that were revoked for good.
+
+    :ivar issuer: the hash of the authority that issued its certificate.
+    """
 
     node: NodeRecord
     revoked_keys: tuple[str, ...] = ()
+    issuer: str = ""
 
     def revoke(self, now: float) -> NodeEntry:
         keys = dict.fromkeys((*self.revoked_keys, self.node.public_key))
-        return NodeEntry(replace(self.node, revoked_at=now), tuple(keys))
+        return replace(self, node=replace(self.node, revoked_at=now), revoked_keys=tuple(keys))
 
     def encode(self) -> bytes:
         node = self.node
@@ -47,6 +51,7 @@ class NodeEntry:
             enrolledAt=node.enrolled_at,
             revokedAt=node.revoked_at,
             revokedKeys=list(self.revoked_keys),
+            issuer=self.issuer,
         )
 
     @classmethod
@@ -65,7 +70,7 @@ class NodeEntry:
             enrolled_at=float(fields["enrolledAt"]),
             revoked_at=None if revoked_at is None else float(revoked_at),
         )
-        return cls(node, tuple(map(str, fields.get("revokedKeys", ()))))
+        return cls(node, tuple(map(str, fields.get("revokedKeys", ()))), str(fields.get("issuer", "")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ LOOK_SECONDS = 3600.0
 RETRY_FIRST, RETRY_LAST = 60.0, 3600.0
 _EXPIRED_SECONDS = 2.0
 
+OUTDATED_SECONDS = 60.0
+"""Within this time after meeting a router with a new authority, a node renews, to learn of it."""
+
 _log = Logger()
 
 
@@ -79,7 +82,8 @@ async def enrolled(
 class Renewer(Service):
     """Renews the certificate in time, over the link while it is up, else by the routers' public port.
 
-    It also acts at once when a router says that the certificate has expired: its clock may know better than ours.
+    It also acts at once when a router says that the certificate has expired: its clock may know better than ours; and
+    soon when a router has a new authority.
 
     :param link: the endpoint of :data:`RENEW_SERVICE` at the router (``edge.router_endpoint``).
     """
@@ -101,7 +105,9 @@ class Renewer(Service):
         self._backoff = backoff or Backoff(random, RETRY_FIRST, RETRY_LAST)
         self._timer: IDelayedCall | None = None
         self._work: Deferred[None] | None = None
+        self._outdated = False
         keyring.on_expired(self._told_expired)
+        keyring.on_outdated(self._told_outdated)
 
     def startService(self) -> None:
         super().startService()
@@ -127,6 +133,12 @@ class Renewer(Service):
         if self.running and self._work is None:
             self._later(_EXPIRED_SECONDS, self._start)
 
+    def _told_outdated(self) -> None:
+        # All nodes learn of a new authority at about the same time: they take turns.
+        if self.running and self._work is None and not self._outdated:
+            self._outdated = True
+            self._later(1.0 + random() * OUTDATED_SECONDS, self._start)
+
     def _start(self) -> None:
         self._timer = None
         if self._work is None:
@@ -137,6 +149,7 @@ class Renewer(Service):
 
     def _done(self, _: object) -> None:
         self._work = None
+        self._outdated = False
         if self.running and self._timer is None:
             self._later(self._backoff.wait(0))
 

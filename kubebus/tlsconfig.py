@@ -177,6 +177,7 @@ class ClientTLS:
 
     :param now: the time by which the router's certificate is judged, besides the system's clock.
     :param alerted: called with the number of a TLS alert (RFC 8446, 6.2) that the router sent, but for closing ones.
+    :param outdated: called when the router's certificate comes from an authority that succeeds one of ours.
     """
 
     def __init__(
@@ -185,8 +186,11 @@ class ClientTLS:
         alpn: bytes,
         now: Callable[[], float],
         alerted: Callable[[int], None] = lambda alert: None,
+        outdated: Callable[[], None] = lambda: None,
     ) -> None:
         self._network = identity.network
+        self._issuers = {_key_identifier(certificate) for certificate in identity.bundle}
+        self._outdated = outdated
         self._now = now
         self._alerted = alerted
         context = _context()
@@ -209,6 +213,8 @@ class ClientTLS:
         else:
             problem = _describe(presented, error)
         if problem is None:
+            if _issuer_identifier(presented) not in self._issuers:
+                self._outdated()
             return True
         fail = getattr(connection.get_app_data(), "failVerification", None)
         if fail is not None:
@@ -218,6 +224,17 @@ class ClientTLS:
     def _info(self, connection: SSL.Connection, where: int, value: int) -> None:
         if where & SSL.SSL_CB_ALERT and where & SSL.SSL_CB_READ and value & 0xFF not in (0, 90):
             self._alerted(value & 0xFF)
+
+
+def _key_identifier(certificate: x509.Certificate) -> bytes:
+    return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
+
+
+def _issuer_identifier(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return None
 
 
 def router_problem(certificate: x509.Certificate, network: str, now: float) -> str | None:

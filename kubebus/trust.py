@@ -6,6 +6,7 @@ The bundle of trusted authorities stands in the registry, for all routers; the C
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from ipaddress import IPv6Network
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from kubebus.addresses import random_ula
-from kubebus.ca import ROUTER_LIFETIME, Authority, expires_at, issue_router, key_hash
-from kubebus.identity import PeerIdentity, Role
+from kubebus.ca import ROUTER_LIFETIME, Authority, expires_at, issue_router, key_hash, verify_chain
+from kubebus.identity import InvalidIdentity, PeerIdentity, Role
 from kubebus.interfaces import Change, Record, Registry, RegistryError, Subscription
 from kubebus.records import CA, NetworkRecord
 from kubebus.tlsconfig import ServerTLS
@@ -34,24 +35,40 @@ class ForeignAuthority(Exception):
 async def network_record(registry: Registry, authority: Authority, path: Path) -> NetworkRecord:
     """The network's shared record; made on the first start of its first router.
 
+    An authority that succeeds a trusted one (see :meth:`kubebus.ca.Authority.successor`) is made the first of the
+    trusted ones here, so a rotation that was cut off after the file was written is completed.
+
     :param path: where the authority is kept, for the message.
     :raises ForeignAuthority: if the network has an authority whose key this router does not have.
     """
     for _ in range(_ROUNDS):
         record = await registry.get(CA, RECORD)
-        if record is None:
-            made = NetworkRecord((authority.certificate,), random_ula())
-            if await registry.commit([Change(CA, RECORD, made.encode(), 0)]):
-                return made
-            continue
-        shared = NetworkRecord.decode(RECORD, record.value)
-        if authority.hash not in map(_hash, shared.bundle):
+        shared = None if record is None else NetworkRecord.decode(RECORD, record.value)
+        if shared is None:
+            wanted = NetworkRecord((authority.certificate,), random_ula())
+        elif authority.hash in map(_hash, shared.bundle):
+            return shared
+        elif _succeeds(authority, shared.bundle):
+            wanted = NetworkRecord((authority.certificate, *shared.bundle), shared.ula)
+        else:
             raise ForeignAuthority(
                 f"the network's registry belongs to another certificate authority than {path}: copy that file from a "
                 "router that runs already, or begin with an empty store"
             )
-        return shared
+        if await registry.commit([Change(CA, RECORD, wanted.encode(), 0 if record is None else record.revision)]):
+            return wanted
     raise RegistryError("the network's record could not be made: it keeps changing")
+
+
+def _succeeds(authority: Authority, bundle: Sequence[x509.Certificate]) -> bool:
+    """Whether a trusted authority has vouched for the key of this one."""
+    for trusted in bundle:
+        try:
+            verify_chain(authority.chain[0], (*authority.chain[1:], trusted), _hash(trusted))
+        except InvalidIdentity:
+            continue
+        return key_hash(authority.chain[0].public_key()) == authority.hash
+    return False
 
 
 def _hash(certificate: x509.Certificate) -> str:
@@ -61,6 +78,7 @@ def _hash(certificate: x509.Certificate) -> str:
 class RouterTrust(Service):
     """Keeps the TLS listener's certificate fresh, and its trust as the registry has it.
 
+    :param path: where the authority is kept; needed for :meth:`rotate`.
     :ivar tls: for the listener.
     :ivar authority: what certificates are issued with now.
     :ivar bundle: the authorities that members trust now.
@@ -82,6 +100,7 @@ class RouterTrust(Service):
         *,
         clock: Callable[[], float],
         lifetime: float = ROUTER_LIFETIME,
+        path: Path | None = None,
     ) -> None:
         self.identity = PeerIdentity(network, Role.ROUTER, router)
         self.authority = authority
@@ -92,6 +111,7 @@ class RouterTrust(Service):
         self._hosts = tuple(hosts)
         self._clock = clock
         self._lifetime = lifetime
+        self._path = path
         self._subscription: Subscription | None = None
         self._timer: IDelayedCall | None = None
         self._issue()
@@ -115,14 +135,62 @@ class RouterTrust(Service):
         """What join strings name."""
         return self.authority.hash
 
+    async def rotate(self) -> Authority:
+        """Replace the authority by a new one. Members trust both, and accept what the new one issues right away.
+
+        A rotation that failed half-way is completed by the next call, or the next start.
+
+        :raises RegistryError: if the registry cannot be changed now.
+        """
+        if self._path is None:
+            raise RuntimeError("this router does not know where its authority is kept")
+        if self.authority.hash in map(_hash, self.bundle):
+            now = self._clock()
+            stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S")
+            self.authority = self.authority.successor(f"kubebus {self.identity.network} {stamp}", now)
+            self.authority.save(self._path)
+        self._trust((await network_record(self._registry, self.authority, self._path)).bundle)
+        self._issue()
+        self.tls.replace(self.issued, self.bundle)
+        self.log.info("The network has a new certificate authority: {hash}", hash=self.authority.hash)
+        return self.authority
+
+    async def retire(self, ca_hash: str) -> None:
+        """Trust an authority no more. Members that have certificates of it only must enrol again.
+
+        :raises ValueError: if it is the one that issues now.
+        :raises LookupError: if it is not trusted.
+        """
+        if ca_hash == self.authority.hash:
+            raise ValueError("this authority issues the certificates: make a new one first ('kubebus ca rotate')")
+        for _ in range(_ROUNDS):
+            record = await self._registry.get(CA, RECORD)
+            shared = None if record is None else NetworkRecord.decode(RECORD, record.value)
+            if record is None or shared is None or ca_hash not in map(_hash, shared.bundle):
+                raise LookupError(f"no trusted authority has the hash {ca_hash[:64]!r} ('kubebus ca list')")
+            left = tuple(certificate for certificate in shared.bundle if _hash(certificate) != ca_hash)
+            changed = NetworkRecord(left, shared.ula)
+            if await self._registry.commit([Change(CA, RECORD, changed.encode(), record.revision)]):
+                self._trust(left)
+                return
+        raise RegistryError("the authority could not be retired: the network's record keeps changing")
+
+    def _trust(self, bundle: tuple[x509.Certificate, ...]) -> None:
+        if bundle == self.bundle:
+            return
+        self.bundle = bundle
+        self.tls.replace(self.issued, bundle)
+        self.log.info("The network trusts {count} certificate authorities now", count=len(bundle))
+        if self.authority.hash not in map(_hash, bundle):
+            self.log.error(
+                "The network no longer trusts this router's certificate authority: copy ca.pem from a router that "
+                "has the new one, and restart"
+            )
+
     def _changed(self, name: str, record: Record | None) -> None:
         if name != RECORD or record is None:
             return
-        bundle = NetworkRecord.decode(name, record.value).bundle
-        if bundle != self.bundle:
-            self.bundle = bundle
-            self.tls.replace(self.issued, bundle)
-            self.log.info("The network trusts {count} certificate authorities now", count=len(bundle))
+        self._trust(NetworkRecord.decode(name, record.value).bundle)
 
     def _issue(self) -> None:
         now = self._clock()

@@ -18,14 +18,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
+from kubebus.admin import BadRequest
 from kubebus.backoff import Backoff
-from kubebus.ca import DAY, Authority, expires_at
+from kubebus.ca import DAY, Authority, expires_at, key_hash
+from kubebus.caadmin import AuthoritiesResource
 from kubebus.credentials import Credentials, Keyring
 from kubebus.enrol import RenewFactory
 from kubebus.identity import PeerIdentity, Role
-from kubebus.interfaces import NodeAway, StreamAddress
+from kubebus.interfaces import Change, NodeAway, RegistryError, StreamAddress
+from kubebus.join import join, renew
 from kubebus.records import NetworkRecord
-from kubebus.renewal import LOOK_SECONDS, Renewer, enrolled
+from kubebus.renewal import LOOK_SECONDS, OUTDATED_SECONDS, Renewer, enrolled
 from kubebus.testing import MemoryRegistry
 from kubebus.tlsconfig import JOIN, LINK, RENEW
 from kubebus.tokens import Refusal
@@ -172,6 +175,138 @@ class RenewerTests(World):
         await self.renewed()
 
 
+class RotationTests(World):
+    """The CA is replaced while nodes are offline."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.directory / "router" / "ca.pem"
+        self.start_trust(self.authority)
+
+    def start_trust(self, authority: Authority) -> None:
+        authority.save(self.path)
+        shared = self.successResultOf(Deferred.fromCoroutine(network_record(self.registry, authority, self.path)))
+        self.trust = RouterTrust(
+            Clock(),
+            self.registry,
+            authority,
+            shared,
+            "default",
+            "r1",
+            ["127.0.0.1"],
+            (LINK, JOIN, RENEW),
+            clock=lambda: self.now,
+            path=self.path,
+        )
+        self.trust.startService()
+        self.addCleanup(self.trust.stopService)
+        self.issuer._authority = lambda: self.trust.authority
+        self.issuer._bundle = lambda: self.trust.bundle
+        # The listener of the world, with the TLS of this trust.
+        self.tls.replace(self.trust.issued, self.trust.bundle)
+        self.trust.tls = self.tls
+
+    async def admitted(self, keyring: Keyring) -> bool:
+        caller = await self.dial(keyring.client_connection_creator(LINK))
+        await caller.said.addTimeout(5, reactor) if not caller.lost.called else None
+        return caller.heard.startswith(b"hello")
+
+    async def test_node_offline_meanwhile(self) -> None:
+        old_join_string = await self.join_string()
+        await self.enrol()
+        first = self.keyring.present
+        new = await self.trust.rotate()
+        self.assertEqual(self.trust.bundle, (new.certificate, self.authority.certificate))
+        told: list[bool] = []
+        self.keyring.on_outdated(lambda: told.append(True))
+        # It knows only the old authority, and has a certificate of that one only.
+        self.assertEqual(self.keyring.present.bundle, (self.authority.certificate,))
+        self.assertTrue(await self.admitted(self.keyring))
+        self.assertEqual(told, [True])
+        # A join string from before leads to the new authority too.
+        other = Keyring(self.directory / "other", lambda: self.now)
+        joined = await join(reactor, other, old_join_string, "edge-2")
+        self.assertEqual(joined.bundle, self.trust.bundle)
+        # What it gets by renewal is of the new authority.
+        renewed = await renew(reactor, self.keyring)
+        self.assertEqual(renewed.bundle, self.trust.bundle)
+        self.assertEqual(key_hash(renewed.key.public_key()), key_hash(first.key.public_key()))
+        renewed.certificate.verify_directly_issued_by(new.certificate)
+        told.clear()
+        self.assertTrue(await self.admitted(self.keyring))
+        self.assertEqual(told, [])
+
+    async def test_retired(self) -> None:
+        await self.enrol()
+        late = Keyring(self.directory / "late", lambda: self.now)
+        await join(reactor, late, await self.join_string(), "edge-late")
+        await self.trust.rotate()
+        await renew(reactor, self.keyring)
+        self.assertEqual(await self.members.issuers(), {"edge-1": self.trust.ca_hash, "edge-late": self.authority.hash})
+        with self.assertRaisesRegex(ValueError, "issues the certificates"):
+            await self.trust.retire(self.trust.ca_hash)
+        with self.assertRaisesRegex(LookupError, "no trusted authority"):
+            await self.trust.retire("0" * 64)
+        await self.trust.retire(self.authority.hash)
+        self.assertEqual(self.trust.bundle, (self.trust.authority.certificate,))
+        self.assertTrue(await self.admitted(self.keyring))
+        caller = await self.dial(late.client_connection_creator(LINK))
+        self.assertIn("was not issued by a certificate authority that the router knows", await caller.lost)
+
+    async def test_cut_off_half_way(self) -> None:
+        self.registry.unavailable = True
+        with self.assertRaises(RegistryError):
+            await self.trust.rotate()
+        self.registry.unavailable = False
+        # The file is the new one already; a restart completes the rotation.
+        restarted = Authority.load(self.path)
+        self.assertNotEqual(restarted.hash, self.authority.hash)
+        self.start_trust(restarted)
+        self.assertEqual(self.trust.bundle, (restarted.certificate, self.authority.certificate))
+        # So does calling again.
+        self.registry.unavailable = True
+        with self.assertRaises(RegistryError):
+            await self.trust.rotate()
+        self.registry.unavailable = False
+        third = await self.trust.rotate()
+        self.assertEqual(len(self.trust.bundle), 3)
+        self.assertEqual(Authority.load(self.path).hash, third.hash)
+        await self.enrol()
+        self.assertTrue(await self.admitted(self.keyring))
+
+    async def test_a_stranger_cannot_succeed(self) -> None:
+        forger = Authority.create("kubebus default", NOW)
+        false = Authority(forger.key, forger.certificate, (forger.certificate, self.authority.certificate))
+        with self.assertRaises(ForeignAuthority):
+            await network_record(self.registry, false, self.path)
+
+    async def test_the_renewer_hears_of_it(self) -> None:
+        clock = Clock()
+        await self.enrol()
+        renewer = Renewer(_Mixed(clock), self.keyring)
+        renewer.startService()
+        self.addCleanup(renewer.stopService)
+        await self.trust.rotate()
+        self.assertTrue(await self.admitted(self.keyring))
+        clock.advance(1 + OUTDATED_SECONDS)
+        await self.until(lambda: self.keyring.present.bundle == self.trust.bundle)
+
+    async def test_commands(self) -> None:
+        resource = AuthoritiesResource(self.trust, self.members)
+        await self.enrol()
+        self.assertEqual((await self.ask(resource._list(None, {})))["authorities"][0]["nodes"], 1)
+        await self.ask(resource._rotate(None, {}))
+        listed = (await self.ask(resource._list(None, {})))["authorities"]
+        self.assertEqual([(each["issues"], each["nodes"]) for each in listed], [(True, 0), (False, 1)])
+        with self.assertRaisesRegex(BadRequest, "1 nodes have their certificate .*edge-1"):
+            await resource._retire(self.authority.hash, False)
+        await resource._retire(self.authority.hash, True)
+        self.assertEqual(len((await self.ask(resource._list(None, {})))["authorities"]), 1)
+
+    async def ask(self, answer: Any) -> Any:
+        return await answer
+
+
 class _Mixed:
     """Timers of a test's clock, connections of the real reactor."""
 
@@ -271,7 +406,6 @@ class RouterTrustTests(TestCase):
         self.assertIsNot(trust.tls.context, context)
 
     async def test_bundle_follows_the_registry(self) -> None:
-        from kubebus.interfaces import Change
 
         trust = await self.start()
         record = await self.registry.get("ca", RECORD)
