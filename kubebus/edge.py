@@ -153,7 +153,7 @@ class EdgeLinkService(Service):
         self._services.serve(service, factory)
 
     def router_endpoint(self, service: str) -> IStreamClientEndpoint:
-        return StreamEndpoint(self._streams, service)
+        return StreamEndpoint(lambda: (self._streams(), service))
 
     @property
     def connected(self) -> bool:

@@ -39,11 +39,15 @@ class PortCounters:
 
 @dataclass(slots=True, eq=False)
 class Port:
-    """An exit of the virtual router. A node's keeps its counters while the node is away."""
+    """An exit of the virtual router. A node's keeps its counters while the node is away.
+
+    ``remote``: the outlet leads to another router, which has the node.
+    """
 
     name: str
     outlet: Outlet | None = None
     host: bool = False
+    remote: bool = False
     counters: PortCounters = field(default_factory=PortCounters)
 
 
@@ -93,6 +97,33 @@ class Forwarder:
                 continue
             target = lookup(destination)
             if target is None:
+                counters.unroutable += 1
+            elif target.outlet is not None:
+                target.outlet.send_packet(payload)
+                outlets.add(target.outlet)
+            elif target.host:
+                self._write(payload)
+            else:
+                target.counters.away += 1
+                self._answer(payload, port, outlets)
+        for outlet in outlets:
+            outlet.flush()
+
+    def from_router(self, port: Port, payloads: list[bytes]) -> None:
+        """Packets from another router, which has checked that their sources are its own: its nodes', or its cloud's.
+        They go to a node of this router or to the host, never on to a third router."""
+        lookup, mtu, counters = self.routes.lookup, self._mtu, port.counters
+        outlets: set[Outlet] = set()
+        for payload in payloads:
+            try:
+                source, destination = check_packet(payload, mtu)
+            except MalformedPacket:
+                counters.malformed += 1
+                continue
+            sender, target = lookup(source), lookup(destination)
+            if sender is not None and sender.outlet is not None and not sender.remote:
+                counters.spoofed += 1
+            elif target is None or target.remote:
                 counters.unroutable += 1
             elif target.outlet is not None:
                 target.outlet.send_packet(payload)

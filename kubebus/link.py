@@ -57,6 +57,7 @@ class Link(TwistedProtocol):
     """The protocol of ALPN ``kubebus/1``.
 
     :param host: this side's own identity.
+    :param wants_config: whether an edge is told its configuration; a router that dials another one is not.
     :param identify: gives the peer's verified identity; asked when its hello is here, so after the handshake.
     :ivar peer: who it is, once the link is up.
     :ivar streams: the streams, once the link is up.
@@ -73,8 +74,9 @@ class Link(TwistedProtocol):
         handler: LinkHandler,
         timing: Timing | None = None,
         agent: str = "",
+        wants_config: bool = True,
     ) -> None:
-        self.session = LinkSession(side, clock.seconds(), agent, timing=timing or Timing())
+        self.session = LinkSession(side, clock.seconds(), agent, timing=timing or Timing(), wants_config=wants_config)
         self.peer: PeerIdentity | None = None
         self.streams: LinkStreams | None = None
         self.received_bytes = self.sent_bytes = 0
@@ -105,8 +107,8 @@ class Link(TwistedProtocol):
 
     # -- For the owner
 
-    def accept(self, epoch: int, config: LinkConfig) -> None:
-        """Router: let the greeted edge in."""
+    def accept(self, epoch: int, config: LinkConfig | None) -> None:
+        """Router: let the greeted edge in; another router has no configuration."""
         self._do(self.session.accept(epoch, config, self._clock.seconds()))
 
     def configure(self, config: LinkConfig) -> None:

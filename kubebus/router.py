@@ -9,8 +9,9 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -20,15 +21,21 @@ from kubebus.frames import CONTROL, frame
 from kubebus.hostnetwork import HostNetwork, TunnelInterface
 from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import IPNetwork, NodeAway, NodeRecord, RegistryError, Subscription
-from kubebus.link import Link, link_status
+from kubebus.link import Link, LinkHandler, link_status
 from kubebus.linkerrors import LinkError, LinkRefused, LinkReplaced, LinkRevoked, LinkShutdown
 from kubebus.network import Network
 from kubebus.nodes import ClockEpochs, Epochs, MemberSource, NodeState, NodeWatcher
+from kubebus.peers import PeerOptions, RouterPeers
+from kubebus.relay import relay, relayed
 from kubebus.session import Side, Timing
+from kubebus.sharedlinks import Claim
 from kubebus.status import NodeStatus, RouterStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable, StreamEndpoint
 from kubebus.tokens import Refusal, Refused
 from kubebus.tundevice import OpenTun, TunDevice, tun_status
+
+_RETRY: Final = 1.0
+"""Seconds between attempts while the registry is away."""
 
 _REVOKED: Final = "node {name!r} was revoked: it can only be enrolled anew"
 
@@ -47,6 +54,8 @@ class _Node:
     port: Port
     since: float
     link: Link | None = None
+    epoch: int = 0
+    claim: Claim | None = None
     last_seen: float | None = None
     peer_address: str = ""
 
@@ -58,22 +67,28 @@ class _Node:
     def state(self) -> NodeState:
         record = self.record
         revoked = record.revoked_at is not None
-        return NodeState(record.name, record.addresses, record.pod_subnets, self.link is not None, self.since, revoked)
+        return NodeState(record.name, record.addresses, record.pod_subnets, self.connected, self.since, revoked)
+
+    @property
+    def connected(self) -> bool:
+        """To this router or to another one that is reached."""
+        return self.port.outlet is not None
 
 
 @dataclass(slots=True)
 class RouterOptions:
     """What a router can be told beside its network.
 
-    :ivar routers: ``host:port`` of every router of the network now, for the nodes to redial.
+    :ivar routers: this router's own ``host:port`` addresses, for its nodes to redial and for other routers.
     :ivar wallclock: UNIX seconds.
+    :ivar peers: how to work together with other routers; ``None`` for a router that is alone.
     """
 
     wallclock: Callable[[], float]
     routers: Callable[[], Sequence[str]] = tuple
     timing: Timing = field(default_factory=Timing)
     agent: str = ""
-    epochs: Epochs | None = None
+    peers: PeerOptions | None = None
 
 
 class RouterService(Service):
@@ -99,14 +114,27 @@ class RouterService(Service):
         self._reactor, self._members, self._open_tun, self._host = reactor, members, open_tun, host
         self._options = options
         self._wallclock = options.wallclock
-        self._epochs = options.epochs or ClockEpochs(options.wallclock)
         self._services = ServiceTable()
+        self._services.fallback = lambda peer: relay(peer, self._local_endpoint)
+        self._peers: RouterPeers | None = None
+        self._epochs: Epochs = ClockEpochs(options.wallclock)
+        if options.peers is not None:
+            self._epochs = options.peers.links
+            self._peers = RouterPeers(
+                reactor, identity, self._services, self, options.peers, options.timing, options.agent
+            )
+        # What the registry tells of nodes that the members' subscription has not told yet.
+        self._claims: dict[str, Claim] = {}
+        self._shared: Sequence[Subscription] = ()
+        self._releasing: set[Deferred[None]] = set()
+        self._ready: Deferred[None] = Deferred()
         self._nodes: dict[str, _Node] = {}
         self._watchers: list[NodeWatcher] = []
         # Every link that has not ended, greeted or not.
         self._links: set[Link] = set()
         self._interface = TunnelInterface(host, network.interface)
         self._tun: TunDevice | None = None
+        self._starting: Deferred[None] | None = None
         self._subscription: Subscription | None = None
         self._forwarder = Forwarder(self._write, network.mtu, network.router_addresses, reactor.seconds)
         self._forwarder.add(Port("pool"), network.pools)
@@ -130,21 +158,45 @@ class RouterService(Service):
         self._host.forward(self.network.interface, ipv6=self._host.has_ipv6())
         self._tun.start(self._forwarder.from_host)
         self._subscription = self._members.subscribe(self._member_changed)
+        self._starting = Deferred.fromCoroutine(self._begin())
+        self._starting.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._starting.addErrback(lambda failure: self.log.failure("The router cannot work with others", failure))
+
+    async def _begin(self) -> None:
+        """Take part in what the routers share; links are let in after that."""
+        peers = self._options.peers
+        if peers is not None:
+            while True:
+                try:
+                    await peers.links.begin(tuple(self._options.routers()))
+                    break
+                except RegistryError as error:
+                    self.log.warn("The router waits for its registry: {error}", error=str(error))
+                    await deferLater(self._reactor, _RETRY)
+            self._shared = peers.links.subscribe(self._claim_changed, self._router_changed)
+        self._ready.callback(None)
 
     def stopService(self) -> Deferred[Any]:
         """Take everything back; done when the peers were told."""
         super().stopService()
-        if self._subscription is not None:
-            self._subscription.cancel()
-        closed: Deferred[Any] = DeferredList([link.closed for link in self._links])
-        for link in list(self._links):
+        for subscription in (self._subscription, *self._shared):
+            if subscription is not None:
+                subscription.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
+        links = set(self._links)
+        if self._peers is not None:
+            self._peers.stop()
+            links |= self._peers.dialled
+        closed: Deferred[Any] = DeferredList([link.closed for link in links])
+        for link in links:
             link.close(LinkShutdown(f"{self.identity} is stopping"))
         if self._tun is not None:
             self._interface.undo()
             self._host.restore_forwarding()
             self._tun.close()
             self._tun = None
-        return closed
+        return DeferredList([closed, *self._releasing])
 
     # -- Links
 
@@ -152,7 +204,9 @@ class RouterService(Service):
         """The protocol for a connection of ALPN ``kubebus/1`` whose peer's certificate was verified."""
         assert identity is not None, "links are for members only"
         peer = identity
-        handler = _NodeLink(self, peer, getattr(address, "host", str(address)))
+        handler: LinkHandler = _NodeLink(self, peer, getattr(address, "host", str(address)))
+        if self._peers is not None and (peer.network, peer.role) == (self.network.name, Role.ROUTER):
+            handler = _Counted(self._links, self._peers.handler(peer))
         link = Link(
             self._reactor,
             Side.ROUTER,
@@ -167,7 +221,7 @@ class RouterService(Service):
         return link
 
     def cut(self, node: str, reason: str) -> bool:
-        """Close the live link of a node at once, for a reason it is told. Whether there was one."""
+        """Close the live link of a node to this router at once, for a reason it is told. Whether there was one."""
         known = self._nodes.get(node)
         if known is None or known.link is None:
             return False
@@ -175,8 +229,9 @@ class RouterService(Service):
         return True
 
     def is_live(self, node: str) -> bool:
+        """Whether the node is connected, to this router or to another one that is reached."""
         known = self._nodes.get(node)
-        return known is not None and known.link is not None
+        return known is not None and known.connected
 
     # -- NodeStreams
 
@@ -184,7 +239,14 @@ class RouterService(Service):
         self._services.serve(service, factory)
 
     def node_endpoint(self, node: str, service: str) -> IStreamClientEndpoint:
-        return StreamEndpoint(lambda: self._streams_of(node), service)
+        def find() -> tuple[LinkStreams, str]:
+            return self._streams_of(node, service)
+
+        return StreamEndpoint(find)
+
+    def _local_endpoint(self, node: str, service: str) -> IStreamClientEndpoint:
+        """For streams that another router passes on: they go no further than to a node of this one."""
+        return StreamEndpoint(lambda: (self._own_streams(node), service))
 
     # -- Directory
 
@@ -217,6 +279,8 @@ class RouterService(Service):
             return
         if node is None:
             node = self._nodes[name] = _Node(record, Port(name), self._wallclock())
+            node.claim = self._claims.get(name)
+            self._lead(node)
         elif record == node.record:
             return
         else:
@@ -252,20 +316,32 @@ class RouterService(Service):
         if peer.network != self.network.name or peer.role is not Role.NODE:
             link.close(LinkRefused(f"{peer} has no link here: this is a router of network {self.network.name!r}"))
             return
+        await self._when_ready()
         try:
             record = await self._members.node(peer.name)
+            if record is None:
+                link.close(LinkRefused(f"node {peer.name!r} is not enrolled here"))
+                return
+            if record.revoked_at is not None:
+                link.close(LinkRevoked(_REVOKED.format(name=peer.name)))
+                return
             epoch = await self._epochs.claim(peer.name)
         except RegistryError as error:
             link.close(LinkRefused(f"the router cannot look up node {peer.name!r} now: {error}"))
             return
-        if record is None:
-            link.close(LinkRefused(f"node {peer.name!r} is not enrolled here"))
-        elif record.revoked_at is not None:
-            link.close(LinkRevoked(_REVOKED.format(name=peer.name)))
-        elif not link.session.has_ended:
-            # What is in the registry may come here before the subscription tells it.
-            self._member_changed(peer.name, record)
-            link.accept(epoch, self._config(record))
+        if link.session.has_ended:
+            self._release(peer.name, epoch)
+            return
+        # What is in the registry may come here before the subscription tells it.
+        self._member_changed(peer.name, record)
+        self._nodes[peer.name].epoch = epoch
+        link.accept(epoch, self._config(record))
+
+    async def _when_ready(self) -> None:
+        if not self._ready.called:
+            waiting: Deferred[None] = Deferred()
+            self._ready.addCallback(lambda _: waiting.callback(None))
+            await waiting
 
     def _decision_failed(self, failure: Failure, link: Link, peer: PeerIdentity) -> None:
         self.log.failure("Deciding about the link of {peer} failed", failure, peer=peer)
@@ -275,7 +351,7 @@ class RouterService(Service):
         node = self._nodes[peer.name]
         old, node.link = node.link, link
         node.peer_address = address
-        node.port.outlet = link
+        self._lead(node)
         if old is not None:
             old.close(LinkReplaced(f"a newer session of node {peer.name!r} from {address} took over"))
         node.since = self._wallclock()
@@ -293,11 +369,71 @@ class RouterService(Service):
         if node is None or node.link is not link:
             self.log.info("A link of {peer} from {address} ended: {why}", peer=peer, address=address, why=str(error))
             return
-        node.link = node.port.outlet = None
+        node.link = None
         node.last_seen = self._last_seen(link)
         node.since = self._wallclock()
+        self._lead(node)
+        self._release(peer.name, node.epoch)
         self.log.info("Node {node} is away: {why}", node=peer.name, why=str(error))
         self._tell(node)
+
+    # -- Within: other routers
+
+    def _lead(self, node: _Node) -> bool:
+        """Let the node's subnets lead to its link, or to the router that has it; whether that was a change."""
+        outlet: Link | None = node.link
+        if outlet is None and self._peers is not None and node.claim is not None:
+            outlet = self._peers.outlet(node.claim.router)
+        before, node.port.outlet = node.port.outlet, outlet
+        node.port.remote = outlet is not None and outlet is not node.link
+        return (before is None) != (outlet is None)
+
+    def _claim_changed(self, name: str, claim: Claim | None) -> None:
+        if claim is None:
+            self._claims.pop(name, None)
+        else:
+            self._claims[name] = claim
+        node = self._nodes.get(name)
+        if node is None:
+            return
+        node.claim = claim
+        if node.link is not None and claim is not None and claim.epoch > node.epoch and claim.router:
+            if claim.router != self.identity.name:
+                node.link.close(LinkReplaced(f"node {name!r} has a newer session at router {claim.router!r}"))
+        elif self._lead(node):
+            node.since = self._wallclock()
+            self._tell(node)
+
+    def _router_changed(self, name: str, addresses: tuple[str, ...] | None) -> None:
+        assert self._peers is not None
+        self._peers.router_changed(name, addresses)
+        for node in self._nodes.values():
+            if node.link is not None:
+                node.link.configure(self._config(node.record))
+
+    def peer_changed(self, name: str) -> None:
+        for node in list(self._nodes.values()):
+            if node.claim is not None and node.claim.router == name and self._lead(node):
+                node.since = self._wallclock()
+                self._tell(node)
+
+    def peer_packets(self, port: Port, payloads: list[bytes]) -> None:
+        self._forwarder.from_router(port, payloads)
+
+    def _release(self, name: str, epoch: int) -> None:
+        """Let the other routers know that the node has left this one."""
+        peers = self._options.peers
+        if peers is None:
+            return
+        releasing = Deferred.fromCoroutine(peers.links.release(name, epoch))
+        self._releasing.add(releasing)
+        releasing.addErrback(self._not_released, name)
+        releasing.addBoth(lambda _: self._releasing.discard(releasing))
+
+    def _not_released(self, failure: Failure, name: str) -> None:
+        failure.trap(RegistryError)
+        # Other routers find out as they try: this one answers that the node is away.
+        self.log.warn("Node {node} is away, which could not be recorded: {why}", node=name, why=str(failure.value))
 
     # -- Within: the rest
 
@@ -316,18 +452,35 @@ class RouterService(Service):
             tuple(routes),
             network.router_addresses,
             network.mtu,
-            tuple(self._options.routers()),
+            self._all_routers(),
             self._wallclock(),
         )
 
-    def _streams_of(self, name: str) -> LinkStreams:
+    def _all_routers(self) -> tuple[str, ...]:
+        others = () if self._peers is None else self._peers.addresses
+        return tuple(dict.fromkeys((*self._options.routers(), *others)))
+
+    def _own_streams(self, name: str) -> LinkStreams:
         node = self._nodes.get(name)
         if node is None or node.link is None or node.link.streams is None:
             raise NodeAway(f"node {name!r} is not connected")
         return node.link.streams
 
+    def _streams_of(self, name: str, service: str) -> tuple[LinkStreams, str]:
+        node = self._nodes.get(name)
+        if node is not None and node.link is None and node.claim is not None and self._peers is not None:
+            streams = self._peers.streams(node.claim.router)
+            if streams is not None:
+                return streams, relayed(name, service)
+        return self._own_streams(name), service
+
     def _last_seen(self, link: Link) -> float:
         return self._wallclock() - (self._reactor.seconds() - link.session.last_received)
+
+    def _router_of(self, node: _Node) -> str | None:
+        if node.link is not None:
+            return self.identity.name
+        return node.claim.router if node.claim is not None and node.connected else None
 
     def _node_status(self, node: _Node) -> NodeStatus:
         record, counters, link = node.record, node.port.counters, node.link
@@ -335,8 +488,9 @@ class RouterService(Service):
             record.name,
             record.addresses,
             record.pod_subnets,
-            link is not None,
+            node.connected,
             record.revoked_at is not None,
+            self._router_of(node),
             node.since,
             node.last_seen if link is None else self._last_seen(link),
             counters.spoofed,
@@ -345,6 +499,20 @@ class RouterService(Service):
             counters.away,
             None if link is None else link_status(link, node.peer_address, node.since, self._last_seen(link)),
         )
+
+
+class _Counted:
+    """Passes on what happens on a link, and takes it off the router's list at its end."""
+
+    def __init__(self, links: set[Link], handler: LinkHandler) -> None:
+        self._links, self._handler = links, handler
+        self.link_greeted, self.link_up = handler.link_greeted, handler.link_up
+        self.link_configured, self.link_drained = handler.link_configured, handler.link_drained
+        self.link_packets = handler.link_packets
+
+    def link_lost(self, link: Link, error: LinkError) -> None:
+        self._links.discard(link)
+        self._handler.link_lost(link, error)
 
 
 class _NodeLink:

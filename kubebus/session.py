@@ -85,7 +85,8 @@ Effect = Send | Greeted | Up | ConfigChanged | Ended
 
 
 class Side(Enum):
-    """The edge dials and says hello first; the router answers with the edge's configuration."""
+    """The edge dials and says hello first; the router answers with the edge's configuration. Between two routers,
+    the one that dials has the edge's part, but no configuration."""
 
     EDGE = "edge"
     ROUTER = "router"
@@ -102,6 +103,7 @@ class _State(Enum):
 class LinkSession:
     """One session of a link, seen from one side.
 
+    :ivar wants_config: whether the router's hello must hold a configuration.
     :ivar rtt: the last measured round trip in seconds, or ``None``.
     :ivar last_received: when anything last came from the peer.
     """
@@ -111,6 +113,7 @@ class LinkSession:
     agent: str = ""
     versions: tuple[int, ...] = VERSIONS
     timing: Timing = field(default_factory=Timing)
+    wants_config: bool = True
     rtt: float | None = None
     last_received: float = 0.0
     _state: _State = _State.GREETING
@@ -141,8 +144,11 @@ class LinkSession:
             return [_send(Hello(self.versions, self.agent))]
         return []
 
-    def accept(self, epoch: int, config: LinkConfig, now: float) -> list[Effect]:
-        """The router lets the edge in. Without effect if the link ended meanwhile."""
+    def accept(self, epoch: int, config: LinkConfig | None, now: float) -> list[Effect]:
+        """The router lets the edge in (or, without a configuration, another router).
+
+        Without effect if the link ended meanwhile.
+        """
         if self._state is _State.ENDED:
             return []
         if self._state is not _State.DECIDING:
@@ -265,7 +271,7 @@ class LinkSession:
         if self.side is Side.ROUTER:
             self._state = _State.DECIDING
             return [Greeted(message)]
-        if message.config is None:
+        if message.config is None and self.wants_config:
             raise BadControlMessage("control field config is missing from the router's hello")
         self._state = _State.UP
         return [Up(self._version, message), *self._probe(now, False)]

@@ -30,7 +30,8 @@ class LinkStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node, as its router sees it. ``since`` is when it came or went.
+    """A node, as a router sees it. ``since`` is when it came or went, ``router`` the one it is connected to; it has a
+    ``link`` only at that one.
 
     Of its packets ``spoofed`` had a source not its own, ``malformed`` could not be, ``unroutable`` had no known
     destination; ``away`` were for it while it was away.
@@ -41,6 +42,7 @@ class NodeStatus:
     pod_subnets: tuple[IPNetwork, ...]
     connected: bool
     revoked: bool
+    router: str | None
     since: float
     last_seen: float | None
     spoofed: int

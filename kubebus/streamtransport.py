@@ -371,10 +371,14 @@ class LinkStreams:
 
 
 class ServiceTable:
-    """The services that one side offers on all its links."""
+    """The services that one side offers on all its links.
+
+    :ivar fallback: asked for streams to services that nobody serves.
+    """
 
     def __init__(self) -> None:
         self._factories: dict[str, IProtocolFactory] = {}
+        self.fallback: Callable[[StreamAddress], IProtocol | None] = lambda peer: None
 
     def serve(self, service: str, factory: IProtocolFactory) -> None:
         """Offer ``service``.
@@ -389,7 +393,8 @@ class ServiceTable:
         """A protocol for a new stream from ``peer``, or why there is none."""
         factory = self._factories.get(peer.service)
         if factory is None:
-            return f"there is no service {peer.service[:80]!r}"
+            other = self.fallback(peer)
+            return other if other is not None else f"there is no service {peer.service[:80]!r}"
         try:
             protocol = factory.buildProtocol(peer)
         except Exception:
@@ -402,16 +407,17 @@ class ServiceTable:
 class StreamEndpoint:
     """Connects to a service at the other end of whatever link there is at that time.
 
-    :param find: gives the live link's streams, or raises :class:`NodeAway`.
+    :param find: gives the live link's streams and the service's name there, or raises :class:`NodeAway`.
     """
 
-    def __init__(self, find: Callable[[], LinkStreams], service: str) -> None:
-        self._find, self._service = find, service
+    def __init__(self, find: Callable[[], tuple[LinkStreams, str]]) -> None:
+        self._find = find
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         protocolFactory.doStart()
         try:
-            done = self._find().connect(self._service, protocolFactory)
+            streams, service = self._find()
+            done = streams.connect(service, protocolFactory)
         except NodeAway as error:
             done = Deferred()
             done.errback(error)
