@@ -118,8 +118,9 @@ class EdgeController(Service):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left to do, Leases aside."""
-        return self._ready and all(work.idle for work in (self._node_work, self._push_work, self._pod_work))
+        """Whether nothing is left to do but what comes again with time: Leases and tokens."""
+        ending = (self._node_work, self._push_work, self._pod_work, self._event_work)
+        return self._ready and all(work.idle for work in ending)
 
     @property
     def lists(self) -> int:
