@@ -16,10 +16,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kubebus.control import Hello, LinkConfig
+from kubebus.fastpath import IViewReceiver
 from kubebus.frames import CONTROL, PACKET, FrameParser, frame
 from kubebus.identity import InvalidIdentity, PeerIdentity
 from kubebus.linkerrors import LinkError, LinkRefused, RemoteProtocolError, TransportLost
-from kubebus.queues import LinkQueues, QueueCounters
+from kubebus.queues import BATCH, LinkQueues, QueueCounters
 from kubebus.session import ConfigChanged, Effect, Ended, Greeted, LinkSession, Send, Side, Timing, Up
 from kubebus.status import LinkStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable
@@ -52,7 +53,7 @@ class LinkHandler(Protocol):
     def link_lost(self, link: Link, error: LinkError) -> None: ...
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IViewReceiver)
 class Link(TwistedProtocol):
     """The protocol of ALPN ``kubebus/1``.
 
@@ -84,7 +85,7 @@ class Link(TwistedProtocol):
         self._clock, self._host, self._identify = clock, host, identify
         self._services, self._handler = services, handler
         self._parser = FrameParser()
-        self._queues = LinkQueues(self._next_stream_frames)
+        self._queues = LinkQueues(self._next_stream_frames, clock.seconds)
         self._paused = False
         # While frames are handled, what they cause to be sent is flushed once, at the end.
         self._busy = False
@@ -130,12 +131,14 @@ class Link(TwistedProtocol):
             return
         sent_data = False
         while not self._paused:
-            data, has_data = queues.next_batch()
-            if not data:
+            # Little on a slow path: what is written can be overtaken no more.
+            data, has_data, more = queues.next_batch(min(BATCH, getattr(self.transport, "batch", BATCH)))
+            if data:
+                sent_data |= has_data
+                self.sent_bytes += len(data)
+                self.transport.write(data)
+            if not more:
                 break
-            sent_data |= has_data
-            self.sent_bytes += len(data)
-            self.transport.write(data)
         if sent_data and session.sent_data(self._clock.seconds()):
             self._arm()
 
@@ -152,15 +155,19 @@ class Link(TwistedProtocol):
         self._arm()
 
     def dataReceived(self, data: bytes) -> None:
+        self.viewReceived(memoryview(data))
+
+    def viewReceived(self, view: memoryview) -> None:
+        """What :class:`kubebus.fastpath.IViewReceiver` says: the transport needs to make no copy."""
         session = self.session
         if session.has_ended:
             return
         now = self._clock.seconds()
-        self.received_bytes += len(data)
+        self.received_bytes += len(view)
         session.received(now)
         self._busy = True
         try:
-            self._frames(data, now)
+            self._frames(view, now)
         except RemoteProtocolError as error:
             self._do(session.close(error))
         finally:
@@ -176,15 +183,17 @@ class Link(TwistedProtocol):
 
     def pauseProducing(self) -> None:
         self._paused = True
+        self._queues.block()
 
     def resumeProducing(self) -> None:
         self._paused = False
+        self._queues.unblock()
         self.flush()
         if not self._paused and not self.session.has_ended:
             self._handler.link_drained(self)
 
     def stopProducing(self) -> None:
-        self._paused = True
+        self.pauseProducing()
 
     # -- Within
 
@@ -193,10 +202,10 @@ class Link(TwistedProtocol):
         assert self.transport is not None
         return self.transport
 
-    def _frames(self, data: bytes, now: float) -> None:
+    def _frames(self, view: memoryview, now: float) -> None:
         packets: list[bytes] = []
         session = self.session
-        for kind, payload in self._parser.feed(data):
+        for kind, payload in self._parser.feed(view):
             if kind == PACKET:
                 packets.append(payload)
                 continue

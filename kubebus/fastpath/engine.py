@@ -35,13 +35,13 @@ class Engine(Protocol):
         """Take at most :data:`CHUNK` bytes of ciphertext."""
 
     def read(self) -> memoryview:
-        """Plaintext, empty when there is none now. Valid only until the next ``read()`` of any engine."""
+        """Plaintext; less than :data:`ROOM` bytes: that is all. Valid until the next ``read()`` of any engine."""
 
     def write(self, data: Buffer) -> None:
         """Encrypt at most :data:`CHUNK` bytes. Only after the handshake."""
 
     def output(self) -> memoryview:
-        """Ciphertext to send, empty when there is none. Valid only until the next ``output()`` of any engine."""
+        """Ciphertext to send; less than :data:`ROOM`: that is all. Valid until the next ``output()`` of any engine."""
 
     def shutdown(self) -> bool:
         """Say that nothing more follows; ``True`` if the peer has said so too."""

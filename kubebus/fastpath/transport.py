@@ -33,7 +33,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-from kubebus.fastpath.engine import CHUNK, Buffer, Engine, EngineFactory
+from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory
 from kubebus.fastpath.pacing import UnsentLimit
 
 READS_PER_WAKEUP = 4
@@ -372,6 +372,8 @@ class FastTLSTransport:
         try:
             while not self._finished and (plain := engine.read()):
                 self._deliver(plain)
+                if len(plain) < ROOM:
+                    break
         except SSL.Error as error:
             self._flush()
             self._fail(error)
@@ -385,15 +387,16 @@ class FastTLSTransport:
     def _flush(self) -> None:
         """Send what the engine has put out."""
         while view := self._engine.output():
+            size = len(view)
             if self._backlog or self._finished:
                 self._backlog += view
-                continue
-            sent = self._offer(view)
-            if sent < len(view):
+            elif (sent := self._offer(view)) < size:
                 self._backlog += view[sent:]
                 self._limit.blocked(self._reactor.seconds(), self._sent)
                 self._start_writing()
                 self._pause_producer()
+            if size < ROOM:
+                return
 
     def _offer(self, data: Buffer) -> int:
         try:

@@ -16,7 +16,7 @@ from kubebus.frames import CONTROL, HEADER_SIZE, LIMITS, PACKET, STREAM, FramePa
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role
 from kubebus.link import Link
 from kubebus.linkerrors import ClosedByPeer, LinkError, LinkRefused, LinkTimeout, RemoteProtocolError, TransportLost
-from kubebus.queues import MAX_BULK, MAX_SMALL
+from kubebus.queues import MAX_BULK
 from kubebus.session import Side
 from kubebus.streamtransport import ServiceTable
 from kubebus.testing_net import WireEnd, tcp_gso_packet, udp_packet
@@ -209,5 +209,5 @@ class LinkTests(SynchronousTestCase):
         for error in bench.owner.errors:
             self.assertIsInstance(error, (RemoteProtocolError, ClosedByPeer))
         self.assertLess(bench.link._parser.buffered, max(LIMITS.values()) + HEADER_SIZE)
-        self.assertLessEqual(bench.link.backlog, MAX_BULK + MAX_SMALL)
+        self.assertLessEqual(bench.link.backlog, MAX_BULK)
         self.assertEqual(self.flushLoggedErrors(), [])

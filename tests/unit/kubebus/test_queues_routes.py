@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.frames import CONTROL, PACKET, STREAM, FrameParser, frame
@@ -19,7 +20,8 @@ A, B = "10.250.0.2", "10.192.3.4"
 class QueueTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.streams: list[bytes] = []
-        self.queues = LinkQueues(self.next_frames, max_small=1000, max_bulk=100_000)
+        self.clock = Clock()
+        self.queues = LinkQueues(self.next_frames, self.clock.seconds, max_bulk=100_000)
 
     def next_frames(self, budget: int) -> list[bytes]:
         taken: list[bytes] = []
@@ -29,16 +31,29 @@ class QueueTests(SynchronousTestCase):
 
     def kinds(self) -> list[int]:
         """The types of the frames of the next batch; small packets count as 30."""
-        data, _ = self.queues.next_batch()
+        data, _, _ = self.queues.next_batch()
         return [30 if kind == PACKET and len(payload) < 512 else kind for kind, payload in FrameParser().feed(data)]
 
     def test_order_of_service(self) -> None:
-        self.queues.put_packet(tcp_gso_packet(A, B))
         self.queues.put_packet(udp_packet(A, B))
         self.streams.append(frame(STREAM, b"stream"))
         self.queues.put_control(frame(CONTROL, b"{}"))
-        self.assertEqual(self.kinds(), [CONTROL, STREAM, 30, PACKET])
+        self.assertEqual(self.kinds(), [CONTROL, STREAM, 30])
         self.assertEqual(self.kinds(), [])
+
+    def test_what_is_not_held_up_stays_in_order(self) -> None:
+        self.queues.put_packet(tcp_gso_packet(A, B, 20000))
+        self.queues.put_packet(udp_packet(A, B))
+        self.assertEqual(self.kinds(), [PACKET, 30])
+
+    def test_small_before_bulk_once_packets_wait(self) -> None:
+        for _ in range(3):
+            self.queues.put_packet(tcp_gso_packet(A, B, 30000))
+        self.queues.block()
+        self.queues.unblock()
+        self.assertEqual(self.queues.next_batch(1)[2], True)
+        self.queues.put_packet(udp_packet(A, B))
+        self.assertEqual(self.kinds(), [30, PACKET, PACKET])
 
     def test_streams_leave_a_part_to_packets(self) -> None:
         self.streams = [frame(STREAM, bytes(16000)) for _ in range(20)]
@@ -47,37 +62,38 @@ class QueueTests(SynchronousTestCase):
         self.assertEqual(kinds[-1], 30)
         self.assertLess(len(kinds), 6)
 
-    def test_a_small_packet_does_not_overtake_its_own_flow(self) -> None:
-        self.queues.put_packet(tcp_gso_packet(A, B, 20000))
-        self.queues.put_packet(tcp_gso_packet(A, B, 100))
-        self.queues.put_packet(udp_packet(A, B))
-        self.assertEqual(self.kinds(), [30, PACKET, 30])
-        self.queues.put_packet(tcp_gso_packet(A, B, 100))
-        self.queues.put_packet(tcp_gso_packet(A, "10.192.3.5", 20000))
-        self.assertEqual(self.kinds(), [30, PACKET])
+    def test_there_is_more_until_everything_is_taken(self) -> None:
+        self.streams = [frame(STREAM, bytes(16000)) for _ in range(20)]
+        for _ in range(5):
+            self.queues.put_packet(tcp_gso_packet(A, B, 30000))
+        total, more = 0, True
+        while more:
+            data, _, more = self.queues.next_batch()
+            total += len(data)
+        self.assertGreater(total, 20 * 16000 + 5 * 30000)
+        self.assertEqual(self.queues.next_batch(), (b"", False, False))
 
-    def test_bounds(self) -> None:
-        packet = tcp_gso_packet(A, B, 30000)
-        taken = [self.queues.put_packet(packet) for _ in range(5)]
-        self.assertEqual(taken, [True, True, True, False, False])
-        small = [self.queues.put_packet(udp_packet(A, B, bytes(172))) for _ in range(6)]
-        self.assertEqual(small, [True] * 4 + [False] * 2)
-        self.assertEqual(self.queues.counters.dropped, 4)
-        self.assertLessEqual(self.queues.packet_bytes, 101_000)
+    def test_bounds_while_the_peer_takes_nothing(self) -> None:
+        self.queues.block()
+        for _ in range(5):
+            self.queues.put_packet(tcp_gso_packet(A, B, 30000))
+        self.assertLessEqual(self.queues.packet_bytes, 100_000)
+        self.assertEqual(self.queues.counters.dropped, 2)
         self.queues.clear()
-        self.assertEqual((self.queues.packet_bytes, self.queues.counters.dropped), (0, 11))
+        self.assertEqual((self.queues.packet_bytes, self.queues.counters.dropped), (0, 5))
 
     def test_a_batch_is_bounded(self) -> None:
-        queues = LinkQueues(self.next_frames)
         for _ in range(10):
-            queues.put_packet(tcp_gso_packet(A, B, 30000))
-        data, has_data = queues.next_batch()
+            self.queues.put_packet(tcp_gso_packet(A, B, 30000))
+        data, has_data, more = self.queues.next_batch()
         self.assertLess(len(data), BATCH + 35000)
         self.assertTrue(has_data)
+        self.assertTrue(more)
+        self.assertLess(len(self.queues.next_batch(1000)[0]), 31000)
 
     def test_control_is_no_data(self) -> None:
         self.queues.put_control(frame(CONTROL, b"{}"))
-        self.assertEqual(self.queues.next_batch(), (frame(CONTROL, b"{}"), False))
+        self.assertEqual(self.queues.next_batch(), (frame(CONTROL, b"{}"), False, False))
 
 
 _NETWORKS = st.builds(
