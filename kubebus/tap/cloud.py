@@ -21,6 +21,7 @@ from kubebus import __version__
 from kubebus.addresses import AddressPlan, InvalidPlan
 from kubebus.admin import AdminService, NodesResource, TokensResource, status_resource
 from kubebus.ca import Authority, InvalidAuthority
+from kubebus.caadmin import AuthoritiesResource
 from kubebus.composed import CannotStart, ComposedService
 from kubebus.enrol import Issuer, RenewFactory, join_handler, renew_farewell, renew_handler
 from kubebus.hostnetwork import HostNetworkError
@@ -104,6 +105,7 @@ class CloudNode(ComposedService):
             [each.host for each in self._public],
             (LINK, JOIN, RENEW),
             clock=time.time,
+            path=path,
         )
 
     def _plan(self, trust: RouterTrust) -> AddressPlan:
@@ -215,6 +217,7 @@ class CloudNode(ComposedService):
             "status": status_resource(lambda: as_json(router.status())),
             "tokens": TokensResource(members, lambda: self._public, lambda: trust.ca_hash),
             "nodes": NodesResource(members, lambda: _links(router)),
+            "ca": AuthoritiesResource(trust, members),
             "meta": meta_resource(store, sync.status),
         }
         self.add(AdminService(self.reactor, self._options["socket"], resources))
