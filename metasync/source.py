@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -50,7 +50,7 @@ class SourceFeed(WatchObserver):
         self._watch: Watch | None = None
         self._acked: int | None = None
         self._sent: tuple[int, bytes] | None = None
-        self._comparison: _Comparison | None = None
+        self._comparison: Comparison | None = None
         self._timer: IDelayedCall | None = None
         self._caught_up = False
         self._subscribed = False
@@ -73,9 +73,13 @@ class SourceFeed(WatchObserver):
 
     def tick(self) -> None:
         """Called now and then: move an idle cursor on, lest a compaction overtake it."""
-        idle = self._subscribed and not self._sent and not self._busy and not self._pending.count
-        if idle and self._acked is not None and self._pending.revision >= self._acked + _IDLE_REVISIONS:
-            self._spawn_delta(Delta(self._pending.revision))
+        if self._acked is not None and self._pending.revision >= self._acked + _IDLE_REVISIONS:
+            self._tell_place(self._pending.revision)
+
+    def _tell_place(self, revision: int) -> None:
+        """Move the target's cursor, if there is nothing else to send."""
+        if self._subscribed and not self._sent and not self._busy and not self._pending.count:
+            self._spawn_delta(Delta(revision))
 
     def stop(self) -> None:
         self._stopped = True
@@ -103,9 +107,12 @@ class SourceFeed(WatchObserver):
             self._follow(place)
 
     def _follow(self, revision: int) -> None:
-        self._pending = Pending(revision, self._limits)
+        self._restart_pending(revision)
         self.status.state = "live"
         self._rewatch()
+
+    def _restart_pending(self, revision: int) -> None:
+        self._pending = Pending(revision, self._limits)
 
     def _rewatch(self) -> None:
         self._unwatch()
@@ -132,9 +139,10 @@ class SourceFeed(WatchObserver):
         self._account()
 
     def progress(self, revision: int) -> None:
-        self._caught_up = True
         self._pending.progress(revision)
-        self._flush()
+        if not self._caught_up:
+            self._caught_up = True
+            self._flush()
         self._account()
 
     def failed(self, error: StoreError) -> None:
@@ -150,7 +158,11 @@ class SourceFeed(WatchObserver):
     def _flush_soon(self, delay: float) -> None:
         """Let what comes close together fold: a burst, and above all the past."""
         if self._timer is None and not self._stopped:
-            self._timer = self._outlet.later(delay, self._flush)
+            self._timer = self._outlet.later(delay, self._gathered)
+
+    def _gathered(self) -> None:
+        self._caught_up = True  # a store need not say so
+        self._flush()
 
     def _unschedule(self) -> None:
         if self._timer is not None and self._timer.active():
@@ -178,10 +190,15 @@ class SourceFeed(WatchObserver):
         self._spawn(self._send(delta))
 
     async def _send(self, delta: Delta) -> None:
-        for part in _parts(delta.changes.values()):
+        for part in _parts(await self._load(list(delta.changes.values()))):
             self._outlet.send(Changes(self._name, part))
             await self._outlet.ready()
-        self._finish(delta.revision)
+        if not self._stopped:
+            self._finish(delta.revision)
+
+    async def _load(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """What is sent for changes of the store."""
+        return changes
 
     def _finish(self, revision: int) -> None:
         token = self._lineage.token(revision)
@@ -229,7 +246,7 @@ class SourceFeed(WatchObserver):
         """
         self._busy = True
         self.status.state = "reconciling"
-        self._comparison = comparison = _Comparison(base)
+        self._comparison = comparison = Comparison(base)
         comparison.revision = (await self._store.range(self._keys, limit=1, keys_only=True)).revision
         self._follow(comparison.revision)
         self.status.state = "reconciling"
@@ -239,7 +256,7 @@ class SourceFeed(WatchObserver):
         await self._digest(comparison)
         self._outlet.send(Reconcile(self._name, base is None, comparison.digests.pack()))
 
-    async def _digest(self, comparison: _Comparison) -> None:
+    async def _digest(self, comparison: Comparison) -> None:
         count = (await self._store.range(self._keys, limit=1, keys_only=True)).count
         comparison.digests = Digests(bucket_count(count))
         async for kv in self._rows(comparison.revision, keys_only=comparison.base is not None):
@@ -259,7 +276,7 @@ class SourceFeed(WatchObserver):
             comparison.complete = True
             self._spawn(self._send_difference(comparison))
 
-    async def _send_difference(self, comparison: _Comparison, everything: bool = False) -> None:
+    async def _send_difference(self, comparison: Comparison, everything: bool = False) -> None:
         total = Delta(comparison.revision)
         forget = b"".join(comparison.theirs - comparison.ours)
         ops, size = len(forget) // ITEM, len(forget)
@@ -312,7 +329,7 @@ class SourceFeed(WatchObserver):
             self._outlet.broken(error)
 
 
-class _Comparison:
+class Comparison:
     """A reconciliation under way.
 
     With a base the target is known to hold the source's state at that revision: what changed since is known by

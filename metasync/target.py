@@ -84,8 +84,12 @@ class TargetFeed:
         self._note(token)
         self.status.state = "live"
         self._busy = False
-        ops, size = self._store.max_txn_ops - 1, self._store.max_request_bytes - _CURSOR_BYTES
-        self._outlet.send(Subscribe(self._name, token, empty, ops, size))
+        size = self._store.max_request_bytes - _CURSOR_BYTES
+        self._outlet.send(Subscribe(self._name, token, empty, self._max_ops(), size))
+
+    def _max_ops(self) -> int:
+        """How many changes one transaction holds beside the cursor."""
+        return self._store.max_txn_ops - 1
 
     def _held(self, message: Held) -> None:
         self.log.error("sync of {prefix} is held up: {reason}", prefix=self._prefix.decode(), reason=message.reason)
@@ -108,21 +112,25 @@ class TargetFeed:
             self._spawn(self._apply(message.cursor))
 
     async def _apply(self, token: bytes) -> None:
-        guard = Compare.unchanged(self._cursor_key, self._cursor_mod)
-        ops = [*self._ops(), Put(self._cursor_key, token)]
-        self._forget_parts()
         try:
-            result = await self._store.txn([guard], ops)
+            self._cursor_mod = await self._commit(token)
         except TxnTooLarge as error:
             raise ProtocolError(f"{self._name}: {error}") from error
-        if not result.succeeded:
-            raise Overtaken(f"another session has moved the cursor of {self._prefix.decode()}")
-        self._cursor_mod = result.revision
         self._note(token)
         self.status.last_synced = self._outlet.seconds()
         self._busy = False
         if not self._stopped:
             self._outlet.send(Ack(self._name, token))
+
+    async def _commit(self, token: bytes) -> int:
+        """Write the delta and the cursor as one. Returns the revision."""
+        guard = Compare.unchanged(self._cursor_key, self._cursor_mod)
+        ops = [*self._ops(), Put(self._cursor_key, token)]
+        self._forget_parts()
+        result = await self._store.txn([guard], ops)
+        if not result.succeeded:
+            raise Overtaken(f"another session has moved the cursor of {self._prefix.decode()}")
+        return result.revision
 
     def _ops(self) -> list[Op]:
         ops: list[Op] = []

@@ -1,0 +1,152 @@
+"""Feeds of application data: both sides send, both sides merge (:mod:`metasync.conflict`).
+
+What is followed are the stamps, and what is sent are stamps with their values. To merge is harmless when repeated, so
+nothing here depends on being delivered once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metasync.conflict import InvalidVersion, Version, digest_of, merge, pack_loser, pack_record, unpack_record
+from metasync.delta import Change, DoesNotFit
+from metasync.feeds import Outlet, Overtaken
+from metasync.interfaces import Store, StoreUnavailable
+from metasync.keys import cursor_key
+from metasync.lineage import Lineage
+from metasync.model import Compare, Delete, KeyRange, Op, Put
+from metasync.source import Comparison, SourceFeed
+from metasync.stamping import ATTEMPTS, Entry, Stamper, compares_of, read_entries
+from metasync.target import TargetFeed
+from metasync.wire import ProtocolError
+
+_MAX_ECHOES = 10_000
+
+
+def feed_name(scope: str) -> str:
+    return f"data/{scope}"
+
+
+class Echoes:
+    """What the other end has just told us, so that it is not told the same again. Forgetting costs bytes only."""
+
+    def __init__(self) -> None:
+        self._heard: dict[bytes, bytes] = {}
+
+    def heard(self, name: bytes, stamp: bytes) -> None:
+        if len(self._heard) >= _MAX_ECHOES:
+            self._heard.clear()
+        self._heard[name] = stamp
+
+    def is_news(self, name: bytes, stamp: bytes) -> bool:
+        return self._heard.get(name) != stamp
+
+
+class DataSource(SourceFeed):
+    """Sends the stamps of a scope, each with its value."""
+
+    def __init__(
+        self, scope: str, store: Store, stamper: Stamper, lineage: Lineage, outlet: Outlet, echoes: Echoes
+    ) -> None:
+        self._scope = f"{scope}/".encode()
+        super().__init__(feed_name(scope), store, stamper.keys.stamps + self._scope, lineage, outlet)
+        self._stamper = stamper
+        self._echoes = echoes
+
+    async def _load(self, changes: Sequence[Change]) -> list[Change]:
+        """Stamps with their values. A key that was written again since has a newer stamp, or gets one."""
+        news = [c.key for c in changes if c.value is not None and self._echoes.is_news(c.key, c.value)]
+        entries = await read_entries(self._store, self._stamper.keys, [self._scope + name for name in news])
+        return [
+            Change(name, pack_record(entry.version, entry.value))
+            for name, entry in zip(news, entries, strict=True)
+            if entry.version is not None and not entry.dirty
+        ]
+
+    async def _send_difference(self, comparison: Comparison, everything: bool = False) -> None:
+        """As ordinary deltas, in the order in which they were stamped: so that any number of them fits."""
+        rows: list[tuple[int, Change]] = []
+        async for kv in self._rows(comparison.revision, min_mod_revision=(comparison.base or 0) + 1):
+            key = self._key(kv)
+            if everything or comparison.lacks(key, kv):
+                rows.append((kv.mod_revision, Change(key, kv.value)))
+        rows.sort(key=lambda row: row[0])
+        self._comparison = None
+        self._busy = False
+        self._restart_pending(comparison.base or 0)
+        try:
+            for revision in sorted({revision for revision, _ in rows}):
+                self._pending.add(revision, [change for at, change in rows if at == revision])
+        except DoesNotFit as error:
+            self._stuck = error
+        self._pending.progress(comparison.revision)
+        self._rewatch()
+        self.status.state = "live"
+        self._flush()
+        self._tell_place(comparison.revision)
+
+
+class DataTarget(TargetFeed):
+    """Merges what comes for a scope, and remembers who lost."""
+
+    def __init__(
+        self, scope: str, store: Store, stamper: Stamper, network: str, node: str, outlet: Outlet, echoes: Echoes
+    ) -> None:
+        self._scope = f"{scope}/".encode()
+        name = feed_name(scope)
+        super().__init__(name, store, stamper.keys.stamps + self._scope, cursor_key(network, node, name), outlet)
+        self._stamper = stamper
+        self._echoes = echoes
+
+    def _max_ops(self) -> int:
+        return compares_of(self._store)
+
+    async def _commit(self, token: bytes) -> int:
+        records = self._records()
+        self._forget_parts()
+        for _ in range(ATTEMPTS):
+            entries = await read_entries(self._store, self._stamper.keys, [self._scope + name for name in records])
+            ops: list[Op] = []
+            compares = [Compare.unchanged(self._cursor_key, self._cursor_mod)]
+            for entry, (version, value) in zip(entries, records.values(), strict=True):
+                compares += entry.stands(self._stamper.keys)
+                ops += self._merged(entry, version, value)
+            result = await self._store.txn(compares, [*ops, Put(self._cursor_key, token)])
+            if result.succeeded:
+                return result.revision
+            await self._check_cursor()
+        raise StoreUnavailable(f"{self._name}: the data changes too fast to be merged")
+
+    def _records(self) -> dict[bytes, tuple[Version, bytes | None]]:
+        try:
+            return {name: unpack_record(change.value or b"") for name, change in self._changes.items()}
+        except InvalidVersion as error:
+            raise ProtocolError(f"{self._name}: {error}") from error
+
+    async def _check_cursor(self) -> None:
+        found = (await self._store.range(KeyRange.single(self._cursor_key), keys_only=True)).kvs
+        if (found[0].mod_revision if found else 0) != self._cursor_mod:
+            raise Overtaken(f"another session has moved the cursor of {self._name}")
+
+    def _merged(self, entry: Entry, version: Version, value: bytes | None) -> list[Op]:
+        keys, name = self._stamper.keys, entry.name
+        mine = self._stamper.version_of(entry) if entry.stamp or entry.kv else None
+        if mine is None:
+            packed, theirs_won, conflict = version.pack(), True, False
+        else:
+            merged = merge(mine, version)
+            packed, theirs_won, conflict = merged.version.pack(), merged.theirs_won, merged.conflict
+        if packed == version.pack():
+            self._echoes.heard(name[len(self._scope) :], packed)
+        ops: list[Op] = []
+        if theirs_won and digest_of(entry.value) != digest_of(value):
+            ops.append(Delete.single(keys.data + name) if value is None else Put(keys.data + name, value))
+        if ops or entry.stamp is None or entry.stamp.value != packed or entry.dirty:
+            ops.append(Put(keys.stamps + name, packed))
+        if conflict and mine is not None:
+            loser = (mine, entry.value) if theirs_won else (version, value)
+            ops.append(Put(keys.conflicts + name, pack_loser(*loser)))
+        return ops
+
+
+__all__ = ["DataSource", "DataTarget", "Echoes", "feed_name"]

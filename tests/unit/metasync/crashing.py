@@ -1,0 +1,176 @@
+"""Both ends of a sync as processes that are killed over and over, under a write load; then the histories are compared.
+
+``python -m tests.unit.metasync.crashing FOLDER KILLS SEED``. The ends are forked from this process, which has
+loaded everything but the reactor, so that a start costs milliseconds. Each writes transactions of three keys with one
+number, and appends the number to a file once the store has acknowledged it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from metasync.client import SyncClientService
+from metasync.keys import NodeKeys
+from metasync.model import EventType, KeyRange, Put, WatchBatch
+from metasync.server import SyncServerFactory, SyncServerService
+from metasync.sqlite import SQLiteStore
+from metasync.testing import Recorder
+
+KEYS = NodeKeys("default", "n1")
+SIDES = {"cloud": KEYS.desired.encode(), "edge": KEYS.reported.encode()}
+"""What each side writes."""
+
+NAMES = [b"a", b"b", b"c"]
+
+
+def run_cloud(folder: Path, port: int) -> None:
+    from twisted.internet import reactor as _reactor
+
+    from tests.unit.metasync.pairs import FakeAddress, FakePeer
+
+    reactor: Any = _reactor
+    store = SQLiteStore.open(reactor, folder / "cloud.db")
+    factory = SyncServerFactory(reactor, store, "default")
+    build = factory.buildProtocol
+    factory.buildProtocol = lambda addr: build(FakeAddress(FakePeer()))  # type: ignore[method-assign]
+    SyncServerService(reactor, factory).startService()
+    reactor.listenTCP(port, factory, interface="127.0.0.1")
+    _write(store, folder, "cloud")
+    reactor.run(installSignalHandlers=False)
+
+
+def run_edge(folder: Path, port: int) -> None:
+    from twisted.internet import reactor as _reactor
+    from twisted.internet.endpoints import TCP4ClientEndpoint
+
+    reactor: Any = _reactor
+    store = SQLiteStore.open(reactor, folder / "edge.db")
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+    SyncClientService(reactor, endpoint, store, "default", "n1", jitter=lambda: 1.0, longest_wait=0.05).startService()
+    _write(store, folder, "edge")
+    reactor.run(installSignalHandlers=False)
+
+
+def _write(store: SQLiteStore, folder: Path, side: str) -> None:
+    acknowledged = os.open(folder / f"{side}.acknowledged", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    last = folder / f"{side}.last"
+
+    async def go() -> None:
+        found = await store.range(KeyRange.single(SIDES[side] + NAMES[0]))
+        number = int(found.kvs[0].value) if found.kvs else 0
+        while not last.exists():
+            number += 1
+            await store.txn((), [Put(SIDES[side] + name, b"%d" % number) for name in NAMES])
+            os.write(acknowledged, b"%d\n" % number)
+
+    Deferred.fromCoroutine(go()).addErrback(lambda failure: (failure.printTraceback(), os._exit(3)))
+
+
+def fork(work: Callable[[Path, int], None], folder: Path, port: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work(folder, port)
+    finally:
+        os._exit(4)
+
+
+def crash(folder: Path, kills: int, seed: int) -> None:
+    random = Random(seed)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    work = {"cloud": run_cloud, "edge": run_edge}
+    running = {side: fork(work[side], folder, port) for side in work}
+    try:
+        for _ in range(kills):
+            time.sleep(random.uniform(0.02, 0.25))
+            side = random.choice(["cloud", "edge"])
+            os.kill(running[side], signal.SIGKILL)
+            _, status = os.waitpid(running[side], 0)
+            if not os.WIFSIGNALED(status):
+                raise AssertionError(f"the {side} ended by itself, with status {status}")
+            running[side] = fork(work[side], folder, port)
+        for side in work:
+            (folder / f"{side}.last").touch()
+        time.sleep(3)  # nothing tells from outside when the last change has arrived
+    finally:
+        for pid in running.values():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+async def check(folder: Path, reactor: Any) -> str:
+    """Compare what both sides have been through.
+
+    :raises AssertionError: naming the first thing that is wrong.
+    """
+    histories = {side: await _history(folder / f"{side}.db", reactor) for side in SIDES}
+    report = []
+    for source, prefix in SIDES.items():
+        target = "edge" if source == "cloud" else "cloud"
+        written = _numbers(histories[source], prefix)
+        applied = _numbers(histories[target], prefix)
+        acknowledged = [int(line) for line in (folder / f"{source}.acknowledged").read_text().split()]
+        _require(written == list(range(1, len(written) + 1)), f"the {source}'s own history has gaps")
+        _require(set(acknowledged) <= set(written), f"the {source} lost a write that it had acknowledged")
+        _require(applied == sorted(set(applied)), f"the {target} applied a change twice, or an old one after a new one")
+        _require(set(applied) <= set(written), f"the {target} has what the {source} never wrote")
+        _require(applied[-1:] == written[-1:], f"the {target} ends at {applied[-1:]}, the {source} at {written[-1:]}")
+        report.append(f"{source}: {len(written)} written, {len(acknowledged)} acknowledged, {len(applied)} applied")
+    return "; ".join(report)
+
+
+async def _history(path: Path, reactor: Any) -> list[WatchBatch]:
+    store = SQLiteStore.open(reactor, path)
+    recorder = Recorder()
+    now = (await store.range(KeyRange.single(b"x"))).revision
+    store.watch(KeyRange.prefix(KEYS.prefix.encode()), 1, recorder)
+    await recorder.until(lambda: recorder.reached >= now)
+    await store.close()
+    return recorder.batches
+
+
+def _numbers(history: list[WatchBatch], prefix: bytes) -> list[int]:
+    """The number of each revision that touches ``prefix``; all three keys must be there, and agree."""
+    numbers = []
+    for batch in history:
+        events = [event for event in batch.events if event.kv.key.startswith(prefix)]
+        if not events:
+            continue
+        values = {event.kv.value for event in events if event.type is EventType.PUT}
+        whole = len(events) == len(NAMES) and len(values) == 1
+        _require(whole, f"revision {batch.revision} is only a part: {events}")
+        numbers.append(int(values.pop()))
+    return numbers
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise AssertionError(what)
+
+
+def main() -> None:
+    folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    crash(folder, kills, seed)
+
+    from twisted.internet.task import react
+
+    async def report(reactor: Any) -> None:
+        print(f"{kills} kills; {await check(folder, reactor)}")
+
+    react(lambda reactor: Deferred.fromCoroutine(report(reactor)))
+
+
+if __name__ == "__main__":
+    main()
