@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import random
 from typing import Any
 
@@ -13,13 +13,16 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from metasync.data import add_data_feeds
 from metasync.feeds import Outlet
 from metasync.interfaces import Store
 from metasync.keys import NodeKeys, cursor_key
 from metasync.lineage import Lineage
 from metasync.session import Feeds, SyncSession
 from metasync.source import SourceFeed
+from metasync.stamping import Stamper
 from metasync.target import TargetFeed
+from metasync.wire import Hello
 
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
@@ -30,7 +33,7 @@ _LASTED = 30.0
 
 
 class SyncClientService(Service):
-    """Mirrors ``desired`` down and ``reported`` up whenever ``endpoint`` can connect.
+    """Mirrors ``desired`` down, ``reported`` up and the node's scopes of data both ways, whenever it can connect.
 
     :param store: the node's own. It is complete without the service.
     :param jitter: a number from 0 to 1, at random.
@@ -58,6 +61,7 @@ class SyncClientService(Service):
         self._jitter = jitter
         self._longest_wait = longest_wait
         self._lineage = Lineage(store, network, node)
+        self._stamper = Stamper(store, network, node)
         self._session: SyncSession | None = None
         self._last: list[dict[str, Any]] = []
         self._error: str | None = None
@@ -72,6 +76,7 @@ class SyncClientService(Service):
     def stopService(self) -> Deferred[None] | None:
         super().stopService()  # type: ignore[no-untyped-call]
         self._lineage.stop()
+        self._stamper.stop()
         task, self._task = self._task, None
         if self._session is not None:
             self._session.broken(ConnectionAbortedError("the node stops"))
@@ -105,11 +110,13 @@ class SyncClientService(Service):
             ended.callback(reason)
 
         def build() -> SyncSession:
-            return SyncSession(self._reactor, "the cloud", self._feeds, over)
+            return SyncSession(self._reactor, "the cloud", Hello(), self._feeds, over)
 
         try:
             if not self._lineage.started:
                 await self._lineage.start()
+            if not self._stamper.started:
+                await self._stamper.start()
             session = await self._endpoint.connect(_factory(build))
             assert isinstance(session, SyncSession)
         except CancelledError:
@@ -123,12 +130,15 @@ class SyncClientService(Service):
         self._error = str(reason)
         return reason
 
-    def _feeds(self, outlet: Outlet) -> Feeds:
+    def _feeds(self, outlet: Outlet, scopes: Sequence[str]) -> Feeds:
         keys = NodeKeys(self._network, self._node)
         reported = SourceFeed("reported", self._store, keys.reported.encode(), self._lineage, outlet)
         cursor = cursor_key(self._network, self._node, "desired")
         desired = TargetFeed("desired", self._store, keys.desired.encode(), cursor, outlet)
-        return Feeds({"reported": reported}, {"desired": desired})
+        feeds = Feeds({"reported": reported}, {"desired": desired})
+        for scope in scopes:
+            add_data_feeds(feeds, scope, self._store, self._stamper, self._lineage, self._node, outlet)
+        return feeds
 
     @property
     def connected(self) -> bool:

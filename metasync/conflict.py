@@ -13,6 +13,7 @@ the other are in conflict, and the loser is kept aside for people.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,6 +21,7 @@ from typing import Any
 
 _MAX_ORIGINS = 4096
 _MAX_NUMBER = 1 << 53
+_DIGEST = re.compile(r"[0-9]{1,12}-[0-9a-f]{24}")
 
 
 class InvalidVersion(ValueError):
@@ -27,7 +29,8 @@ class InvalidVersion(ValueError):
 
 
 def digest_of(value: bytes | None) -> str:
-    return "" if value is None else blake2b(value, digest_size=12).hexdigest()
+    """Length and hash of a value; of a deletion nothing."""
+    return "" if value is None else f"{len(value)}-{blake2b(value, digest_size=12).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Version:
     @property
     def deleted(self) -> bool:
         return not self.digest
+
+    @property
+    def size(self) -> int:
+        """Of the value, in bytes."""
+        return int(self.digest.partition("-")[0] or 0)
 
     @property
     def rank(self) -> tuple[int, str, str]:
@@ -64,6 +72,7 @@ class Version:
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidVersion(f"not a version: {packed[:60]!r}") from error
         texts = isinstance(origin, str) and isinstance(digest, str) and len(entries) <= _MAX_ORIGINS
+        texts = texts and (not digest or bool(_DIGEST.fullmatch(digest)))
         if not texts or not all(_is_count(n) for n in (counter, *(n for _, n in entries))):
             raise InvalidVersion(f"not a version: {packed[:60]!r}")
         return cls(counter, origin, entries, digest)

@@ -7,6 +7,7 @@ nothing here depends on being delivered once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from metasync.conflict import InvalidVersion, Version, digest_of, merge, pack_loser, pack_record, unpack_record
 from metasync.delta import Change, DoesNotFit
@@ -14,7 +15,8 @@ from metasync.feeds import Outlet, Overtaken
 from metasync.interfaces import Store, StoreUnavailable
 from metasync.keys import cursor_key
 from metasync.lineage import Lineage
-from metasync.model import Compare, Delete, KeyRange, Op, Put
+from metasync.model import Compare, Delete, KeyRange, Op, Put, WatchBatch
+from metasync.session import Feeds
 from metasync.source import Comparison, SourceFeed
 from metasync.stamping import ATTEMPTS, Entry, Stamper, compares_of, read_entries
 from metasync.target import TargetFeed
@@ -25,6 +27,16 @@ _MAX_ECHOES = 10_000
 
 def feed_name(scope: str) -> str:
     return f"data/{scope}"
+
+
+def add_data_feeds(
+    feeds: Feeds, scope: str, store: Store, stamper: Stamper, lineage: Lineage, node: str, outlet: Outlet
+) -> None:
+    """Both directions of one scope."""
+    echoes = Echoes()
+    name = feed_name(scope)
+    feeds.sources[name] = DataSource(scope, store, stamper, lineage, outlet, echoes)
+    feeds.targets[name] = DataTarget(scope, store, stamper, node, outlet, echoes)
 
 
 class Echoes:
@@ -53,6 +65,9 @@ class DataSource(SourceFeed):
         self._stamper = stamper
         self._echoes = echoes
 
+    def _changes(self, batch: WatchBatch) -> list[Change]:
+        return [_weighed(change) for change in super()._changes(batch)]
+
     async def _load(self, changes: Sequence[Change]) -> list[Change]:
         """Stamps with their values. A key that was written again since has a newer stamp, or gets one."""
         news = [c.key for c in changes if c.value is not None and self._echoes.is_news(c.key, c.value)]
@@ -69,7 +84,7 @@ class DataSource(SourceFeed):
         async for kv in self._rows(comparison.revision, min_mod_revision=(comparison.base or 0) + 1):
             key = self._key(kv)
             if everything or comparison.lacks(key, kv):
-                rows.append((kv.mod_revision, Change(key, kv.value)))
+                rows.append((kv.mod_revision, _weighed(Change(key, kv.value))))
         rows.sort(key=lambda row: row[0])
         self._comparison = None
         self._busy = False
@@ -86,15 +101,20 @@ class DataSource(SourceFeed):
         self._tell_place(comparison.revision)
 
 
+def _weighed(change: Change) -> Change:
+    """A stamp that weighs as much as it will with its value."""
+    return replace(change, extra=Version.unpack(change.value).size if change.value else 0)
+
+
 class DataTarget(TargetFeed):
     """Merges what comes for a scope, and remembers who lost."""
 
-    def __init__(
-        self, scope: str, store: Store, stamper: Stamper, network: str, node: str, outlet: Outlet, echoes: Echoes
-    ) -> None:
+    def __init__(self, scope: str, store: Store, stamper: Stamper, node: str, outlet: Outlet, echoes: Echoes) -> None:
         self._scope = f"{scope}/".encode()
         name = feed_name(scope)
-        super().__init__(name, store, stamper.keys.stamps + self._scope, cursor_key(network, node, name), outlet)
+        super().__init__(
+            name, store, stamper.keys.stamps + self._scope, cursor_key(stamper.keys.network, node, name), outlet
+        )
         self._stamper = stamper
         self._echoes = echoes
 
@@ -147,6 +167,3 @@ class DataTarget(TargetFeed):
             loser = (mine, entry.value) if theirs_won else (version, value)
             ops.append(Put(keys.conflicts + name, pack_loser(*loser)))
         return ops
-
-
-__all__ = ["DataSource", "DataTarget", "Echoes", "feed_name"]

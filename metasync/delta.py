@@ -14,14 +14,18 @@ _OVERHEAD = 192
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key (below the feed's prefix) and its new value; ``None``: it is deleted."""
+    """A key (below the feed's prefix) and its new value; ``None``: it is deleted.
+
+    ``extra`` are bytes that come with it when it is sent.
+    """
 
     key: bytes
     value: bytes | None
+    extra: int = 0
 
     @property
     def size(self) -> int:
-        return len(self.key) + len(self.value or b"") + _OVERHEAD
+        return len(self.key) + len(self.value or b"") + self.extra + _OVERHEAD
 
 
 @dataclass(frozen=True, slots=True)

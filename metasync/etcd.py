@@ -112,6 +112,7 @@ class EtcdStore:
     ) -> None:
         self.address = address
         self.max_txn_ops = capacity(max_txn_ops)
+        self.max_compares = max_txn_ops
         self.max_request_bytes = max_request_bytes
         self.identity = ""
         self._server_ops = max_txn_ops

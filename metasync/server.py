@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from typing import Protocol as Contract
 
@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
+from metasync.data import add_data_feeds
 from metasync.feeds import Outlet, spawn
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys, cursor_key, network_prefix
@@ -18,7 +19,9 @@ from metasync.lineage import Lineage
 from metasync.session import Feeds, SyncSession
 from metasync.shared import SharedWatchStore
 from metasync.source import SourceFeed
+from metasync.stamping import Stamper
 from metasync.target import TargetFeed
+from metasync.wire import Hello
 
 
 class Peer(Contract):
@@ -31,6 +34,11 @@ class Peer(Contract):
     def name(self) -> str: ...
 
 
+def default_scopes(node: str) -> tuple[str, ...]:
+    """Data of all nodes, and data of this node alone."""
+    return "all", f"node.{node}"
+
+
 class SyncServerFactory(ServerFactory):
     """Makes a session for each node that opens a stream to the sync.
 
@@ -38,16 +46,26 @@ class SyncServerFactory(ServerFactory):
     own prefixes, which no message names. A node has one session: a new one ends the old one.
 
     :param name: this server's, to tell it from others of the same store.
+    :param scopes: the scopes of application data that a node shares in, asked at each session.
     """
 
     log = Logger()
     noisy = False
 
-    def __init__(self, reactor: IReactorTime, store: Store, network: str, name: str = "server") -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        store: Store,
+        network: str,
+        name: str = "server",
+        scopes: Callable[[str], Sequence[str]] = default_scopes,
+    ) -> None:
         self._reactor = reactor
         self._store = SharedWatchStore(reactor, store, network_prefix(network).encode(), self._store_failed)
         self._network = network
         self._lineage = Lineage(self._store, network, name)
+        self._stamper = Stamper(self._store, network, "@cloud")
+        self._scopes = scopes
         self._sessions: dict[str, SyncSession] = {}
         self.lost: Callable[[StoreError], None] = lambda error: None
 
@@ -57,6 +75,7 @@ class SyncServerFactory(ServerFactory):
         :raises StoreError: if the store does not answer, or cannot be written.
         """
         await self._store.start()
+        await self._stamper.start()
         await self._lineage.start()
 
     @property
@@ -67,17 +86,20 @@ class SyncServerFactory(ServerFactory):
     def stop(self) -> None:
         """End all sessions."""
         self._lineage.stop()
+        self._stamper.stop()
         self._store.stop()
         self._end_sessions(ConnectionAbortedError("the server stops"))
 
     def pause(self) -> None:
         """Let go of the store until the next :meth:`start`."""
         self._lineage.stop()
+        self._stamper.stop()
         self._store.stop()
 
     def _store_failed(self, error: StoreError) -> None:
         """It may come back as another store, or as its own past: nothing goes on until there is a new mark."""
         self._lineage.stop()
+        self._stamper.stop()
         self._end_sessions(error)
         self.lost(error)
 
@@ -100,16 +122,26 @@ class SyncServerFactory(ServerFactory):
         old = self._sessions.get(node)
         if old is not None:
             old.broken(ConnectionAbortedError("the node has opened another session"))
-        session = SyncSession(self._reactor, f"node {node}", lambda outlet: self._feeds(node, outlet), self._ended)
+        scopes = tuple(self._scopes(node))
+        session = SyncSession(
+            self._reactor,
+            f"node {node}",
+            Hello(scopes=scopes),
+            lambda outlet, _: self._feeds(node, scopes, outlet),
+            self._ended,
+        )
         self._sessions[node] = session
         return session
 
-    def _feeds(self, node: str, outlet: Outlet) -> Feeds:
+    def _feeds(self, node: str, scopes: Sequence[str], outlet: Outlet) -> Feeds:
         keys = NodeKeys(self._network, node)
         desired = SourceFeed("desired", self._store, keys.desired.encode(), self._lineage, outlet)
         cursor = cursor_key(self._network, node, "reported")
         reported = TargetFeed("reported", self._store, keys.reported.encode(), cursor, outlet)
-        return Feeds({"desired": desired}, {"reported": reported})
+        feeds = Feeds({"desired": desired}, {"reported": reported})
+        for scope in scopes:
+            add_data_feeds(feeds, scope, self._store, self._stamper, self._lineage, node, outlet)
+        return feeds
 
     def _ended(self, session: SyncSession, reason: Exception) -> None:
         for node, current in list(self._sessions.items()):

@@ -51,7 +51,8 @@ class Feeds:
 
 
 class FeedMaker(Contract):
-    def __call__(self, outlet: Outlet) -> Feeds: ...
+    def __call__(self, outlet: Outlet, scopes: Sequence[str]) -> Feeds:
+        """:param scopes: what the other end's hello says."""
 
 
 @implementer(IPushProducer)
@@ -59,16 +60,24 @@ class SyncSession(Protocol):
     """One end of a session. It ends at the first message that makes no sense, and at any error of a store.
 
     :param peer: who the other end is, for the log.
+    :param make_feeds: called once the other end has said hello.
     :param ended: called once, with the reason, when the session is over.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: IReactorTime, peer: str, feeds: FeedMaker, ended: Callable[[SyncSession, Exception], None]
+        self,
+        reactor: IReactorTime,
+        peer: str,
+        hello: Hello,
+        make_feeds: FeedMaker,
+        ended: Callable[[SyncSession, Exception], None],
     ) -> None:
         self.peer = peer
-        self.feeds = feeds(self)
+        self.feeds = Feeds({}, {})
+        self._my_hello = hello
+        self._make_feeds = make_feeds
         self._reactor = reactor
         self._ended = ended
         self._decoder = Decoder()
@@ -85,7 +94,7 @@ class SyncSession(Protocol):
         assert self.transport is not None
         cast(IConsumer, self.transport).registerProducer(self, True)
         self._timeout = self._reactor.callLater(HELLO_TIMEOUT, self._no_hello)
-        self._write(Hello())
+        self._write(self._my_hello)
 
     def _no_hello(self) -> None:
         self._timeout = None
@@ -189,6 +198,7 @@ class SyncSession(Protocol):
         if message.version != VERSION:
             raise ProtocolError(f"the other end speaks sync version {message.version}, this one {VERSION}: upgrade")
         self._hello = message
+        self.feeds = self._make_feeds(self, message.scopes)
         self._cancel_timeout()
         self._tick.start(TICK, now=False)
         for target in self.feeds.targets.values():

@@ -37,6 +37,7 @@ class SharedWatchStore:
     ) -> None:
         self.max_txn_ops = store.max_txn_ops
         self.max_request_bytes = store.max_request_bytes
+        self.max_compares = int(getattr(store, "max_compares", store.max_txn_ops))
         self._reactor = reactor
         self._store = store
         self._keys = KeyRange.prefix(prefix)

@@ -129,7 +129,7 @@ class SourceFeed(WatchObserver):
 
     def batch(self, batch: WatchBatch) -> None:
         try:
-            self._pending.add(batch.revision, changes_of(batch, self._prefix))
+            self._pending.add(batch.revision, self._changes(batch))
         except DoesNotFit as error:
             self._stuck = error
             self._unwatch()
@@ -137,6 +137,9 @@ class SourceFeed(WatchObserver):
             self._unwatch()
         self._flush_soon(_GATHER if self._caught_up else _CATCH_UP)
         self._account()
+
+    def _changes(self, batch: WatchBatch) -> list[Change]:
+        return changes_of(batch, self._prefix)
 
     def progress(self, revision: int) -> None:
         self._pending.progress(revision)

@@ -98,16 +98,25 @@ def compares_of(store: Store) -> int:
 class Stamper(WatchObserver):
     """Stamps all data of one network in one store, from :meth:`start` on.
 
-    :param origin: this store, among all that ever write: a name that a rebuilt store does not have again.
+    :param name: of the node or the cloud. With the store's identity it makes the origin of what is written here, so
+        that a rebuilt store, which counts its writes anew, is another origin.
     """
 
-    def __init__(self, store: Store, network: str, origin: str) -> None:
+    def __init__(self, store: Store, network: str, name: str) -> None:
         self.keys = DataKeys(network)
-        self.origin = origin
+        self._name = name
         self._store = store
         self._dirty: set[bytes] = set()
         self._working = False
         self._watch: Watch | None = None
+
+    @property
+    def origin(self) -> str:
+        return f"{self._name}:{getattr(self._store, 'identity', '')[:8]}"
+
+    @property
+    def started(self) -> bool:
+        return self._watch is not None
 
     async def start(self) -> None:
         """Stamp what was written meanwhile, and follow the store.

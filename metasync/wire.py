@@ -17,6 +17,7 @@ One end of a feed is its source, the other its target::
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ PART = 256 << 10
 
 MAX_KEY = 8192
 _MAX_TEXT = 2000
+_MAX_SCOPES = 256
+_SCOPE = re.compile(r"[a-z0-9]([-.a-z0-9]{0,198}[a-z0-9])?")
 _LENGTH = struct.Struct(">I")
 _HEAD = struct.Struct(">BH")
 _PUT, _DELETE = 1, 2
@@ -50,10 +53,11 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message of each end."""
+    """The first message of each end. The server's tells the node which scopes of data are its."""
 
     version: int = VERSION
     software: str = ""
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +135,8 @@ def encode(message: Message) -> bytes:
 
 def _take_apart(message: Message) -> tuple[int, dict[str, Any], bytes]:
     match message:
-        case Hello(version, software):
-            return 1, {"version": version, "software": software}, b""
+        case Hello(version, software, scopes):
+            return 1, {"version": version, "software": software, "scopes": scopes}, b""
         case Subscribe(feed, cursor, empty, max_ops, max_bytes):
             header = {"feed": feed, "cursor": _text(cursor), "empty": empty, "ops": max_ops, "bytes": max_bytes}
             return 2, header, b""
@@ -230,6 +234,15 @@ class _Header:
             raise ProtocolError(f"{name} is not a number")
         return value
 
+    def names(self, name: str) -> tuple[str, ...]:
+        values = self.fields.get(name, [])
+        if not isinstance(values, list) or len(values) > _MAX_SCOPES:
+            raise ProtocolError(f"{name} is not a list of at most {_MAX_SCOPES}")
+        for value in values:
+            if not isinstance(value, str) or not _SCOPE.fullmatch(value):
+                raise ProtocolError(f"{name} has something that is no name: {value!r:.80}")
+        return tuple(values)
+
     def flag(self, name: str) -> bool:
         value = self.fields.get(name)
         if not isinstance(value, bool):
@@ -247,7 +260,7 @@ class _Header:
 
 def _put_together(kind: int, header: _Header, tail: bytes) -> Message:
     if kind == 1:
-        return Hello(header.number("version"), header.text("software"))
+        return Hello(header.number("version"), header.text("software"), header.names("scopes"))
     feed = header.text("feed")
     if kind == 2:
         return Subscribe(

@@ -1,0 +1,90 @@
+"""A cloud and several nodes over memory stores, on one clock, for application data."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from metasync.client import SyncClientService
+from metasync.conflict import unpack_loser
+from metasync.keys import data_prefix
+from metasync.memory import MemoryStore
+from metasync.model import Delete, KeyRange, Put
+from metasync.server import SyncServerFactory
+from metasync.stamping import DataKeys
+from tests.unit.metasync.pairs import FakePeer, PumpedEndpoint, now
+
+DATA = data_prefix("default").encode()
+KEYS = DataKeys("default")
+
+
+class World:
+    """Stores by name: ``cloud`` and the nodes."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.clock = Clock()
+        self.stores = {name: MemoryStore(self.clock, max_txn_ops=1000) for name in ("cloud", *nodes)}
+        self.server = SyncServerFactory(self.clock, self.stores["cloud"], "default")
+        now(self.server.start())
+        self.endpoints = {name: PumpedEndpoint(self.server, FakePeer(name=name)) for name in nodes}
+        self.clients = {
+            name: SyncClientService(
+                self.clock, endpoint, self.stores[name], "default", name, jitter=lambda: 0.0, longest_wait=2.0
+            )
+            for name, endpoint in self.endpoints.items()
+        }
+        for client in self.clients.values():
+            client.startService()
+        self.settle(1)
+
+    def stop(self) -> None:
+        for client in self.clients.values():
+            client.stopService()
+        self.settle()
+
+    def write(self, side: str, **values: str | None) -> None:
+        """``all_x="1"`` puts ``1`` at ``all/x``; ``None`` deletes. All in one transaction."""
+        ops = [
+            Delete.single(self.key(name)) if value is None else Put(self.key(name), value.encode())
+            for name, value in values.items()
+        ]
+        now(self.stores[side].txn((), ops))
+
+    def key(self, name: str) -> bytes:
+        return DATA + name.replace("_", "/").encode()
+
+    def contents(self, side: str, scope: str = "all") -> dict[str, str]:
+        prefix = DATA + scope.encode() + b"/"
+        found = now(self.stores[side].range(KeyRange.prefix(prefix)))
+        return {kv.key[len(prefix) :].decode(): kv.value.decode() for kv in found.kvs}
+
+    def losers(self, side: str, name: str) -> list[tuple[str, bytes | None]]:
+        """The origin (without its store's identity) and value of what lost at a key."""
+        found = now(self.stores[side].range(KeyRange.single(KEYS.conflicts + name.replace("_", "/").encode())))
+        losers = [unpack_loser(kv.value) for kv in found.kvs]
+        return [(origin.partition(":")[0], value) for origin, value in losers]
+
+    def cut(self, node: str) -> None:
+        self.endpoints[node].away = True
+        self.endpoints[node].cut()
+        self.quiet()
+
+    def mend(self, node: str) -> None:
+        self.endpoints[node].away = False
+
+    def settle(self, seconds: float = 3) -> None:
+        self.quiet()
+        end = self.clock.seconds() + seconds
+        while self.clock.seconds() < end:
+            self.clock.advance(0.25)
+            self.quiet()
+
+    def quiet(self) -> None:
+        idle = 0
+        while idle < 3:
+            self.clock.advance(0)
+            moved = [endpoint.pump() for endpoint in self.endpoints.values()]
+            idle = 0 if any(moved) else idle + 1
+
+    @property
+    def wire(self) -> int:
+        return sum(endpoint.wire for endpoint in self.endpoints.values())
