@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL.crypto import X509, X509Store, X509StoreContext, X509StoreContextError
 from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.ca import (
@@ -125,6 +127,25 @@ class SuccessorTests(SynchronousTestCase):
         new = Authority.create("old", NOW).successor("new", NOW)
         new.save(path)
         self.assertEqual(Authority.load(path).chain, new.chain)
+
+
+class ClockTests(SynchronousTestCase):
+    """Certificates are good on a device that believes it is 1970."""
+
+    def verify(self, at: datetime) -> None:
+        authority = Authority.create("old", NOW).successor("new", NOW)
+        issued = issue_router(authority, ROUTER, [], NOW)
+        store = X509Store()
+        store.add_cert(X509.from_cryptography(authority.chain[-1]))
+        store.set_time(at)
+        chain = [X509.from_cryptography(certificate) for certificate in issued.chain]
+        X509StoreContext(store, X509.from_cryptography(issued.certificate), chain).verify_certificate()
+
+    def test_boot_in_1970(self) -> None:
+        self.verify(datetime(1970, 1, 1, 0, 0, 1))
+        self.verify(datetime.fromtimestamp(NOW))
+        with self.assertRaisesRegex(X509StoreContextError, "expired"):
+            self.verify(datetime.fromtimestamp(NOW + 31 * DAY))
 
 
 class VerifyChainTests(SynchronousTestCase):

@@ -57,7 +57,7 @@ class JoinStringTests(SynchronousTestCase):
             ("hello", "not a join string"),
             ("kubebus2.abc", "version 'kubebus2'"),
             ("kubebus1.", "incomplete or mistyped"),
-            (text[:-3], "incomplete or mistyped"),
+            *((text[:-cut], "incomplete or mistyped") for cut in range(1, 9)),
             (text[:40] + "*" + text[41:], "do not belong"),
             (text[:40] + "é" + text[41:], "do not belong"),
             ("kubebus1." + "A" * 5000, "too long"),
