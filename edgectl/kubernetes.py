@@ -94,10 +94,18 @@ class KubernetesClient:
     :class:`~edgectl.errors.ApiUnreachable` when no whole answer came in time.
 
     :param agent: how requests are made (default: over TCP and TLS, as ``config`` says).
+    :param max_body: the longest answer that is taken, in bytes.
     """
 
-    def __init__(self, reactor: IReactorTime, config: ClusterConfig, agent: IAgent | None = None) -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        config: ClusterConfig,
+        agent: IAgent | None = None,
+        max_body: int = MAX_BODY,
+    ) -> None:
         self._reactor = reactor
+        self._max_body = max_body
         self._config = config
         self._pool: HTTPConnectionPool | None = None
         if agent is None:
@@ -236,7 +244,7 @@ class KubernetesClient:
         response = await self._send(method, path, params, body, content_type)
         if not 200 <= response.code < 300:
             raise await self._status(response, f"{method} {path}")
-        answer = _decode(await _collect(response))
+        answer = _decode(await _collect(response, self._max_body))
         if not isinstance(answer, dict):
             raise ApiUnreachable(f"{method} {path}: the answer is not a JSON object; is this a Kubernetes API?")
         return answer
@@ -270,7 +278,7 @@ class KubernetesClient:
     async def _status(self, response: IResponse, what: str) -> StatusError:
         after = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = float(after[0]) if after[0].isdigit() else None
-        data = await _collect(response)
+        data = await _collect(response, self._max_body)
         status = _decode(data)
         if isinstance(status, dict):
             return StatusError.from_status(status, response.code, retry_after, what)
@@ -359,13 +367,14 @@ class _Body:
 class _Collector(Protocol):
     """Gathers a body up to a cap."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
+        self._limit = limit
         self._data = bytearray()
 
     def dataReceived(self, data: bytes) -> None:
-        if len(self._data) + len(data) > MAX_BODY:
-            self._fail(ApiUnreachable(f"the answer is larger than {MAX_BODY} bytes"))
+        if len(self._data) + len(data) > self._limit:
+            self._fail(ApiUnreachable(f"the answer is larger than {self._limit} bytes"))
             return
         self._data += data
 
@@ -429,8 +438,8 @@ class _Events(Protocol):
         _abort(self.transport)
 
 
-async def _collect(response: IResponse) -> bytes:
-    collector = _Collector()
+async def _collect(response: IResponse, limit: int) -> bytes:
+    collector = _Collector(limit)
     response.deliverBody(collector)  # type: ignore[no-untyped-call]
     return await collector.done
 
