@@ -89,6 +89,21 @@ def refusal(route: AdvertisedRoute, host: Iterable[HostSubnet], reserved: Collec
     return None
 
 
+def holes(route: AdvertisedRoute, host: Iterable[HostSubnet]) -> list[RefusedRoute]:
+    """The parts of a pool that the host's own subnets hide."""
+    subnet = route.subnet
+    return [
+        RefusedRoute(
+            other.subnet,
+            f"{other.subnet} of the pool {subnet} is not reached through the tunnel: it is this host's own network "
+            f"({other.device}). Renumber it, or give the nodes a pool elsewhere",
+        )
+        for other in host
+        if route.pool and other.subnet.version == subnet.version and other.subnet.overlaps(subnet)
+        if other.subnet.prefixlen > subnet.prefixlen
+    ]
+
+
 class TunnelInterface:
     """Keeps an interface as wanted: its addresses, the routes over it, and the host's subnets that are held."""
 
@@ -147,11 +162,13 @@ class TunnelInterface:
     ) -> None:
         # The node's own pods are on this host; that is no overlap.
         subnets = [other for other in self._host.subnets(self.interface) if not _within(other.subnet, held)]
-        wanted, refused = [], []
+        wanted: list[IPNetwork] = []
+        refused: list[RefusedRoute] = []
         for route in routes:
             why = refusal(route, subnets, reserved)
             if why is None:
                 wanted.append(route.subnet)
+                refused += holes(route, subnets)
             else:
                 refused.append(RefusedRoute(route.subnet, why))
         for subnet in self._routes:

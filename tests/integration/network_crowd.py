@@ -2,7 +2,7 @@
 """Many edges in one process: real TLS links, but TUN devices and hosts in memory.
 
 ``python -m tests.integration.network_crowd CONFIG.json``; control socket as in :mod:`network_process`:
-``["connected"]``, ``["exchange"]`` (each node sends a packet to the next one), ``["received"]``.
+``["connected"]``, ``["exchange"]`` (each node sends a packet to the next one), ``["spoof"]``, ``["received"]``.
 """
 
 from __future__ import annotations
@@ -56,6 +56,17 @@ class Crowd(Node):
         for (_, tun, number), other in zip(self._edges, numbers[1:] + numbers[:1], strict=True):
             source, target = node_record("", number).addresses[0], node_record("", other).addresses[0]
             tun.route(udp_packet(str(source), str(target)))
+        return len(numbers)
+
+    def spoof(self) -> int:
+        """Each node sends a packet in the name of the next one, past its own check."""
+        numbers = [number for _, _, number in self._edges]
+        for (service, _, _), other in zip(self._edges, numbers[1:] + numbers[:1], strict=True):
+            link = service._link
+            assert link is not None
+            link.send_packet(udp_packet(str(node_record("", other).addresses[0]), "10.10.0.11"))
+            link.send_packet(udp_packet("10.10.0.11", str(node_record("", other).addresses[0])))
+            link.flush()
         return len(numbers)
 
     def received(self) -> int:

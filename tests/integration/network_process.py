@@ -25,18 +25,22 @@ from twisted.protocols.basic import LineReceiver
 from kubebus.addresses import AddressPlan
 from kubebus.ca import Authority, issue_router
 from kubebus.credentials import Keyring
-from kubebus.dialling import router_identity, tls_dialler
+from kubebus.dialling import router_creator, router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
 from kubebus.identity import PeerIdentity, Role
 from kubebus.listener import Listener
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
+from kubebus.peers import PeerOptions
 from kubebus.router import RouterOptions, RouterService, farewell
 from kubebus.session import Timing
+from kubebus.sharedlinks import SharedLinks
 from kubebus.status import as_json
+from kubebus.tap.registry import StoreRegistry
 from kubebus.testing_net import MemoryMembers, node_record
 from kubebus.tlsconfig import LINK, ServerTLS
 from kubebus.tun import open_tun
+from metasync.opening import open_store
 
 ULA = IPv6Network("fd00:b::/48")
 
@@ -66,7 +70,10 @@ class RouterNode(Node):
         numbers: dict[str, int] = config["nodes"]
         self.members = MemoryMembers(*(node_record(name, number) for name, number in numbers.items()))
         self._numbers = numbers
-        identity = PeerIdentity("default", Role.ROUTER, "router")
+        self.identity = identity = PeerIdentity("default", Role.ROUTER, config.get("name", "router"))
+        authority = Authority.load(Path(config["authority"]))
+        self.bundle = (authority.certificate,)
+        self.issued = issue_router(authority, identity, ["198.51.100.10"], time.time())
         network = Network(
             plan=AddressPlan(ULA),
             advertise=tuple(map(ip_network, config["advertise"])),
@@ -79,11 +86,14 @@ class RouterNode(Node):
             self.members,
             lambda name: open_tun(reactor, name),
             LinuxHostNetwork(Path(config["control"]).with_name("settings")),
-            RouterOptions(time.time, lambda: config["routers"], timing=Timing(**config.get("timing", {}))),
+            RouterOptions(
+                time.time,
+                lambda: config["routers"],
+                timing=Timing(**config.get("timing", {})),
+                peers=self._peers(reactor, config) if "store" in config else None,
+            ),
         )
-        authority = Authority.load(Path(config["authority"]))
-        issued = issue_router(authority, identity, ["198.51.100.10"], time.time())
-        tls = ServerTLS(issued, [authority.certificate], [LINK])
+        tls = ServerTLS(self.issued, self.bundle, [LINK])
 
         async def check(identity: PeerIdentity, key: str) -> None:
             pass
@@ -99,6 +109,11 @@ class RouterNode(Node):
         )
         router.startService()
         self.listener.startService()
+
+    def _peers(self, reactor: Any, config: dict[str, Any]) -> PeerOptions:
+        registry = StoreRegistry(reactor, open_store(reactor, config["store"]), "default")
+        dial = tls_dialler(reactor, router_creator(self, time.time))
+        return PeerOptions(SharedLinks(registry, self.identity.name), dial, router_identity)
 
     def revoke(self, name: str) -> bool:
         self.members.put(node_record(name, self._numbers[name], revoked_at=time.time()))

@@ -51,6 +51,16 @@ class NetworkTests(unittest.SynchronousTestCase):
                         seen = self.lab.traffic(namespace, kind, target, size)
                         self.assertEqual((seen["source"], seen["bytes"]), (source, size), where)
 
+    def test_one_public_port(self) -> None:
+        """The router listens on its port, the edges on none."""
+        for process, namespace, ports in (
+            (self.lab.router, self.lab.net.eip, {443}),
+            *((edge, site.node, set()) for edge, site in zip(self.lab.edges, self.lab.net.sites, strict=True)),
+        ):
+            lines = namespace.run(["ss", "-Hltunp"]).stdout.splitlines()
+            open_ports = {int(line.split()[4].rpartition(":")[2]) for line in lines if f"pid={process.pid}," in line}
+            self.assertEqual(open_ports, ports)
+
     def test_full_size_packets_with_df(self) -> None:
         source, target = self.lab.pods[0], str(node_record("", 3).pod_subnets[0][9])
         self.assertEqual(self.lab.traffic(source, "udp", target, 1472)["bytes"], 1472)

@@ -41,3 +41,11 @@ class CrowdTests(unittest.SynchronousTestCase):
         crowd.ask("exchange")
         wait_until(lambda: crowd.ask("received") == COUNT, 20, "every packet arrives")
         self.assertEqual(crowd.ask("received"), COUNT)
+        crowd.ask("spoof")
+
+        def spoofed() -> int:
+            return sum(node["spoofed"] for node in lab.router.status()["nodes"])
+
+        wait_until(lambda: spoofed() == 2 * COUNT, 20, "every lie is counted")
+        self.assertEqual(crowd.ask("received"), COUNT)
+        self.assertEqual(lab.router.status()["tun"]["written"], 0)

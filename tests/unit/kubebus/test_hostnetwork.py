@@ -72,6 +72,13 @@ class TunnelInterfaceTests(SynchronousTestCase):
         self.interface.apply([self.address], [POOL, CLOUD], [], 1500)
         self.assertEqual((self.interface.refused, self.host.routes), ((), [POOL.subnet, CLOUD.subnet]))
 
+    def test_a_subnet_inside_a_pool_is_told_of(self) -> None:
+        self.host.own = [HostSubnet(ip_network("10.200.0.0/24"), "eth0")]
+        self.interface.apply([self.address], [POOL], [ip_network("10.192.2.0/24")], 1500)
+        self.assertEqual(self.host.routes, [POOL.subnet])
+        (refused,) = self.interface.refused
+        self.assertIn("10.200.0.0/24 of the pool 10.192.0.0/12", refused.why)
+
     def test_a_host_without_ipv6(self) -> None:
         self.host.ipv6 = False
         self.interface.apply([self.address, ip_address("fd00::2")], [POOL, CLOUD6], [ip_network("fd00::/64")], 1500)

@@ -349,7 +349,8 @@ class NetworkServiceTests(SynchronousTestCase):
         edge.service.startService()
         self.world.pump()
         self.assertEqual(edge.host.routes, list(NETWORK.pools))
-        (why,) = edge.service.status().refused
+        hole, why = edge.service.status().refused
+        self.assertIn("10.192.77.0/24 of the pool", hole)
         self.assertIn("10.10.0.0/24 is not reached through the tunnel: it overlaps 10.10.0.0/16", why)
         self.assertIn("eth0", why)
 
