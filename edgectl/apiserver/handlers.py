@@ -13,7 +13,7 @@ from edgectl.apiserver.negotiate import Form
 from edgectl.apiserver.patch import PatchFailed, json_patch, merge
 from edgectl.apiserver.resources import REVIEWS, Resource
 from edgectl.apiserver.reviews import review
-from edgectl.apiserver.routes import Target, delete_options, list_options, write_options
+from edgectl.apiserver.routes import Target, delete_options, flag, list_options, write_options
 from edgectl.apiserver.schema_all import schema
 from edgectl.apiserver.strategic import strategic_merge
 from edgectl.apiserver.verbs import Api, WriteOptions
@@ -68,8 +68,12 @@ class Handlers:
         body: bytes,
         form: Form,
         user: User,
+        agent: str = "",
     ) -> Answer:
-        """The code, the answer and what to warn of. Raises ApiError and the store's errors."""
+        """The code, the answer and what to warn of. Raises ApiError and the store's errors.
+
+        :param agent: the client's program, who manages what it changes unless it says otherwise.
+        """
         if target.resource in REVIEWS:
             if method != "POST" or target.name:
                 raise errors.method_not_allowed()
@@ -82,11 +86,14 @@ class Handlers:
             return await self._delete(target, query, content_type, body, form)
         if bool(target.name) is (method == "POST"):
             raise errors.method_not_allowed()
-        options = write_options(query)
+        options = write_options(query, agent)
         if method == "POST":
             obj = await self._create(target, content_type, body, options)
         elif method == "PUT":
             obj = await self._update(target, content_type, body, options)
+        elif content_type == APPLY_PATCH:
+            obj, made = await self._apply(target, query, body, options)
+            return 201 if made else 200, form.one(target.resource, obj), options.warnings
         else:
             obj = await self._patch(target, query, content_type, body, options)
         code = 201 if method == "POST" else 200
@@ -112,11 +119,26 @@ class Handlers:
         data = _json_body(content_type, body)
         return await self.api.update(target.resource, target.namespace, target.name, data, options, target.subresource)
 
+    async def _apply(
+        self, target: Target, query: Mapping[str, str], body: bytes, options: WriteOptions
+    ) -> tuple[Obj, bool]:
+        if not query.get("fieldManager"):
+            cause = errors.required("fieldManager", "is required for apply patch")
+            raise errors.invalid("meta.k8s.io", "PatchOptions", "", [cause])
+        # YAML that is not JSON as well is refused: kubectl and client-go send JSON.
+        return await self.api.apply(
+            target.resource,
+            target.namespace,
+            target.name,
+            parse_body(body),
+            options,
+            force=flag(query, "force"),
+            subresource=target.subresource,
+        )
+
     async def _patch(
         self, target: Target, query: Mapping[str, str], content_type: str, body: bytes, options: WriteOptions
     ) -> Obj:
-        if content_type == APPLY_PATCH:
-            raise errors.unsupported_media_type(", ".join((JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)))
         data = parse_body(body)
         return await self.api.change(
             target.resource,

@@ -163,7 +163,7 @@ def prepare_update(resource: Resource, new: Obj, old: Obj) -> None:
     """Keep what no client may change, in place; count the generation when the desired state changed."""
     meta, before = new.setdefault("metadata", {}), old["metadata"]
     meta.pop("selfLink", None)
-    for key in (*_SERVER_OWNED, "name", "namespace", "generateName", "resourceVersion"):
+    for key in (*_SERVER_OWNED, "name", "namespace", "generateName", "resourceVersion", "managedFields"):
         if key in before:
             meta[key] = before[key]
         else:

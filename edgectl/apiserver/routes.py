@@ -88,8 +88,11 @@ def list_options(query: Query, name: str = "") -> ListOptions:
     )
 
 
-def write_options(query: Query) -> WriteOptions:
-    return WriteOptions(_dry_run(query.get("dryRun", "")), query.get("fieldValidation", "Warn") or "Warn")
+def write_options(query: Query, agent: str = "") -> WriteOptions:
+    """The options of a write by the program ``agent`` (of the User-Agent header)."""
+    validation = query.get("fieldValidation") or "Warn"
+    manager = query.get("fieldManager") or agent.partition("/")[0] or "unknown"
+    return WriteOptions(_dry_run(query.get("dryRun", "")), validation, manager=manager[:128])
 
 
 def _dry_run(value: Any) -> bool:

@@ -226,7 +226,8 @@ class ApiResource(WebResource):
             return
         body = request.content.read() if request.content is not None else b""
         content_type = (request.getHeader("content-type") or "").partition(";")[0].strip().lower()
-        code, made, warnings = await self._handlers.handle(method, target, query, content_type, body, form, user)
+        agent = request.getHeader("user-agent") or ""
+        code, made, warnings = await self._handlers.handle(method, target, query, content_type, body, form, user, agent)
         for warning in warnings:
             text = warning.replace("\\", "\\\\").replace('"', '\\"')
             request.responseHeaders.addRawHeader(b"Warning", f'299 - "{text}"'.encode())

@@ -17,9 +17,11 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from edgectl.apiserver import errors, meta
+from edgectl.apiserver.apply import Manager, applied, first_entry, tracked
 from edgectl.apiserver.cache import WatchCache
 from edgectl.apiserver.clusterips import DEFAULT_CIDR, ClusterIps, keep
 from edgectl.apiserver.decode import Decoder, WrongShape, missing
+from edgectl.apiserver.fieldsets import NoKey
 from edgectl.apiserver.resources import NAMESPACE, SERVICE, Resource
 from edgectl.apiserver.schema_all import schema
 from edgectl.apiserver.selectors import predicate
@@ -36,11 +38,15 @@ TRIES = 16
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """``validation`` is ``Strict``, ``Warn`` or ``Ignore``: what becomes of unknown fields. ``warnings`` collects."""
+    """``validation`` is ``Strict``, ``Warn`` or ``Ignore``: what becomes of unknown fields. ``warnings`` collects.
+
+    ``manager`` is who makes the change, for those who apply on the server.
+    """
 
     dry_run: bool = False
     validation: str = "Ignore"
     warnings: list[str] = field(default_factory=list)
+    manager: str = "kubebus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +160,26 @@ class Api:
             options.warnings.extend(unknown)
         return obj
 
-    async def create(self, resource: Resource, namespace: str, data: Any, options: WriteOptions | None = None) -> Obj:
+    async def create(
+        self,
+        resource: Resource,
+        namespace: str,
+        data: Any,
+        options: WriteOptions | None = None,
+        applied_by: Manager | None = None,
+    ) -> Obj:
+        """Make a new object; ``applied_by`` tells who did by a server-side apply."""
         options = options or WriteOptions()
         obj = self.read(resource, data, options)
+        config = copy.deepcopy(obj)
         meta.prepare_create(resource, obj, namespace, self._reactor.seconds())
         if resource.has_status:
             obj.pop("status", None)
         strategy_of(resource).default(obj, created=True)
         self._validate(resource, obj)
+        if applied_by is not None:
+            managed = first_entry(resource, config, applied_by, meta.timestamp(self._reactor.seconds()))
+            obj["metadata"]["managedFields"] = managed
         for _ in range(TRIES):
             conditions = []
             if resource.namespaced:
@@ -267,6 +285,8 @@ class Api:
             if wanted and wanted != old["metadata"]["resourceVersion"]:
                 raise errors.conflict(resource.group, resource.plural, name)
             new = self._prepared(resource, self.read(resource, edited, options), old, subresource)
+            if new != old:
+                self._track(resource, new, old, Manager(options.manager, "Update", subresource))
             if new == old or options.dry_run:
                 return new
             written = await self._write(resource, new, old)
@@ -284,11 +304,68 @@ class Api:
             old = await self.get(resource, namespace, name)
             new = edit(copy.deepcopy(old))
             meta.prepare_update(resource, new, old)
+            if new != old:
+                self._track(resource, new, old, Manager("kubebus", "Update"))
             if new == old or dry_run:
                 return new
             written = await self._write(resource, new, old)
             if written is not None:
                 return written
+        raise errors.conflict(resource.group, resource.plural, name)
+
+    def _track(self, resource: Resource, new: Obj, old: Obj, manager: Manager) -> None:
+        """Keep account of who manages what, in place, once somebody applies on the server."""
+        if "managedFields" in old["metadata"]:
+            now = meta.timestamp(self._reactor.seconds())
+            new["metadata"]["managedFields"] = tracked(resource, new, old, manager, now)
+
+    async def apply(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        data: Any,
+        options: WriteOptions,
+        *,
+        force: bool,
+        subresource: str = "",
+    ) -> tuple[Obj, bool]:
+        """Server-side apply: the object, and whether it was made.
+
+        :raises ApiError: (409) if it sets fields that others manage otherwise, unless ``force``.
+        """
+        config = self.read(resource, data, options)
+        config.setdefault("metadata", {}).setdefault("name", name)
+        if config["metadata"]["name"] != name:
+            raise errors.bad_request(f"the name of the object does not match the name on the URL ({name})")
+        meta.place_in_namespace(resource, config["metadata"], namespace)
+        manager = Manager(options.manager, "Apply", subresource)
+        for _ in range(TRIES):
+            old = await self.objects.get(resource, namespace, name)
+            if old is None:
+                if subresource:
+                    raise errors.not_found(resource.group, resource.plural, name)
+                try:
+                    return await self.create(resource, namespace, copy.deepcopy(config), options, manager), True
+                except errors.ApiError as error:
+                    if error.reason == "AlreadyExists":
+                        continue
+                    raise
+            wanted = config["metadata"].get("resourceVersion", "")
+            if wanted and wanted != old["metadata"]["resourceVersion"]:
+                raise errors.conflict(resource.group, resource.plural, name)
+            now = meta.timestamp(self._reactor.seconds())
+            try:
+                merged, managed = applied(resource, old, config, manager, now, force=force)
+            except NoKey as error:
+                raise errors.bad_request(str(error)) from None
+            new = self._prepared(resource, self.read(resource, merged, options), old, subresource)
+            new["metadata"]["managedFields"] = managed
+            if new == old or options.dry_run:
+                return new, False
+            written = await self._write(resource, new, old)
+            if written is not None:
+                return written, False
         raise errors.conflict(resource.group, resource.plural, name)
 
     def _prepared(self, resource: Resource, new: Obj, old: Obj, subresource: str) -> Obj:

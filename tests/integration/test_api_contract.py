@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from edgectl.testing import ApiClient
 from edgectl.testing_contract import (
+    ApplyContract,
     DiscoveryContract,
     ListContract,
     ObjectContract,
@@ -29,6 +30,7 @@ class Contract(
     ListContract,
     WatchContract,
     PodContract,
+    ApplyContract,
     ServiceContract,
     DiscoveryContract,
     SynchronousTestCase,

@@ -31,6 +31,8 @@ def pod(name: str, **spec: Any) -> dict[str, Any]:
     }
 
 
+SETTINGS = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}}
+
 READY = {
     "status": {
         "conditions": [{"type": "Ready", "status": "True", "reason": "Test", "message": ""}],
@@ -74,7 +76,7 @@ class Story(SharedWorld, SynchronousTestCase):
         return self.in_namespace("get", *arguments, "--no-headers").split()
 
     def test_apply_creates_then_changes_nothing_then_changes(self) -> None:
-        settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"a": "1"}}
+        settings = {**SETTINGS, "data": {"a": "1"}}
         self.assertIn("configmap/settings created", self.applied(settings))
         self.assertIn("configmap/settings unchanged", self.applied(settings))
         self.assertIn("configmap/settings configured", self.applied({**settings, "data": {"b": "2"}}))
@@ -151,6 +153,131 @@ class Story(SharedWorld, SynchronousTestCase):
         self.kubectl("-n", "shortlived", "create", "configmap", "one", "--from-literal=a=b")
         self.kubectl("delete", "namespace", "shortlived", "--timeout=20s")
         self.assertEqual(self.kubectl("get", "namespace", "shortlived", "--ignore-not-found"), "")
+
+    def deployed(self, replicas: int) -> None:
+        self.in_namespace("create", "deployment", "web", "--image=busybox:1")
+        self.in_namespace("scale", "deployment", "web", f"--replicas={replicas}")
+
+    def test_a_deployment_makes_its_pods(self) -> None:
+        self.deployed(2)
+        wait_until(lambda: self.in_namespace("get", "pods", "--no-headers").count("web-") == 2, 10, "two pods")
+        name, ready, current, *_ = self.row("deployment", "web")
+        self.assertEqual((name, ready, current), ("web", "0/2", "2"))
+
+    def test_describe_tells_of_pods_nodes_and_deployments(self) -> None:
+        self.deployed(1)
+        wait_until(lambda: "edge-" in self.in_namespace("get", "pods", "-o", "wide"), 10, "the pod is bound")
+        self.assertIn("Image:        busybox:1", self.in_namespace("describe", "pods"))
+        self.assertIn("StrategyType:           RollingUpdate", self.in_namespace("describe", "deployment", "web"))
+        told = self.kubectl("describe", "node", "edge-a")
+        self.assertIn("InternalIP:  10.250.0.2", told)
+        self.assertIn("Non-terminated Pods", told)
+
+    def test_explain_tells_of_fields(self) -> None:
+        self.assertIn("There must be at least one", self.kubectl("explain", "pod.spec.containers"))
+        self.assertIn("Number of pods wanted", self.kubectl("explain", "deployment.spec.replicas"))
+
+    def test_labels_and_annotations_are_set_and_removed(self) -> None:
+        self.in_namespace("create", "configmap", "c")
+        self.in_namespace("label", "configmap", "c", "colour=red")
+        self.in_namespace("annotate", "configmap", "c", "note=x")
+        self.assertIn("c ", self.in_namespace("get", "configmap", "-l", "colour=red", "--no-headers"))
+        self.in_namespace("label", "configmap", "c", "colour-")
+        self.assertEqual(
+            self.in_namespace("get", "configmap", "-l", "colour", "--no-headers", "--ignore-not-found"), ""
+        )
+
+    def test_edit_changes_what_the_editor_changed(self) -> None:
+        self.in_namespace("create", "configmap", "c", "--from-literal=a=old")
+        command = self.kubectl.command("-n", self.namespace, "edit", "configmap", "c")
+        editor = {**os.environ, "EDITOR": "sed -i s/old/new/"}
+        subprocess.run(command, env=editor, check=True, capture_output=True, timeout=30)
+        self.assertEqual(self.in_namespace("get", "configmap", "c", "-o", "jsonpath={.data.a}"), "new")
+
+    def test_patches_of_all_kinds(self) -> None:
+        self.in_namespace("create", "configmap", "c", "--from-literal=a=1")
+        for kind, patch in (
+            ("merge", '{"data":{"m":"1"}}'),
+            ("strategic", '{"data":{"s":"1"}}'),
+            ("json", '[{"op":"add","path":"/data/j","value":"1"}]'),
+        ):
+            self.in_namespace("patch", "configmap", "c", f"--type={kind}", "-p", patch)
+        found = json.loads(self.in_namespace("get", "configmap", "c", "-o", "json"))
+        self.assertEqual(sorted(found["data"]), ["a", "j", "m", "s"])
+
+    def test_apply_on_the_server(self) -> None:
+        text = json.dumps({**SETTINGS, "data": {"a": "1"}})
+        self.in_namespace("apply", "--server-side", "-f", "-", input=text)
+        self.in_namespace("apply", "--server-side", "-f", "-", input=text.replace('"1"', '"2"'))
+        self.assertEqual(self.in_namespace("get", "configmap", "settings", "-o", "jsonpath={.data.a}"), "2")
+
+    def test_wait_for_a_condition(self) -> None:
+        self.kubectl("wait", "--for=condition=Ready", "node/edge-a", "--timeout=5s")
+
+    def test_cordon_keeps_pods_away_and_drain_moves_them(self) -> None:
+        self.kubectl("cordon", "edge-b")
+        self.addCleanup(self.kubectl, "uncordon", "edge-b")
+        self.assertIn("Ready,SchedulingDisabled", self.kubectl("get", "node", "edge-b"))
+        self.deployed(2)
+        placed = "{.items[*].spec.nodeName}"
+        wait_until(
+            lambda: self.in_namespace("get", "pods", "-o", f"jsonpath={placed}") == "edge-a edge-a",
+            10,
+            "both on edge-a",
+        )
+        self.kubectl("uncordon", "edge-b")
+        self.addCleanup(self.kubectl, "uncordon", "edge-a")
+        drained = self.kubectl(
+            "drain", "edge-a", "--pod-selector=app=web", "--grace-period=0", "--force", "--timeout=10s"
+        )
+        self.assertRegex(drained, "node/edge-a (drained|evicted|deleted)")
+        wait_until(
+            lambda: self.in_namespace("get", "pods", "-o", f"jsonpath={placed}") == "edge-b edge-b",
+            10,
+            "both on edge-b",
+        )
+
+    def test_events_are_listed_with_their_object(self) -> None:
+        self.applied(pod("web", nodeName="edge-a"))
+        uid = self.in_namespace("get", "pod", "web", "-o", "jsonpath={.metadata.uid}")
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": "web."},
+            "involvedObject": {"kind": "Pod", "namespace": self.namespace, "name": "web", "uid": uid},
+            "reason": "Pulled",
+            "message": "it is here",
+            "type": "Normal",
+            "source": {"component": "kubelet", "host": "edge-a"},
+            "firstTimestamp": "2026-01-01T00:00:00Z",
+            "lastTimestamp": "2026-01-01T00:00:00Z",
+            "count": 1,
+        }
+        self.client.request("POST", f"/api/v1/namespaces/{self.namespace}/events", event)
+        self.assertRegex(self.in_namespace("get", "events"), r"Normal +Pulled +pod/web +it is here")
+        self.assertIn("it is here", self.in_namespace("describe", "pod", "web"))
+
+    def test_rollout_status_and_history(self) -> None:
+        self.deployed(0)
+        self.assertIn(
+            "successfully rolled out", self.in_namespace("rollout", "status", "deployment/web", "--timeout=10s")
+        )
+        self.in_namespace("set", "image", "deployment/web", "busybox=busybox:2")
+        wait_until(lambda: "2 " in self.in_namespace("rollout", "history", "deployment/web"), 10, "a second revision")
+        self.in_namespace("rollout", "undo", "deployment/web")
+        image = "jsonpath={.spec.template.spec.containers[0].image}"
+        self.assertEqual(self.in_namespace("get", "deployment", "web", "-o", image), "busybox:1")
+
+    def test_a_service_finds_its_pods(self) -> None:
+        self.applied(pod("web", nodeName="edge-a"))
+        ready = [{"type": "Ready", "status": "True"}]
+        status = {"phase": "Running", "podIP": "10.192.0.9", "podIPs": [{"ip": "10.192.0.9"}], "conditions": ready}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/web/status"
+        self.client.request("PATCH", path, {"status": status}, content_type=STRATEGIC)
+        self.in_namespace("expose", "pod", "web", "--port=80", "--target-port=8080")
+        wait_until(lambda: self.row("endpoints", "web")[1] == "10.192.0.9:8080", 10, "the endpoints")
+        self.assertIn("10.192.0.9", self.in_namespace("get", "endpointslices"))
+        self.assertIn("10.192.0.9:8080", self.in_namespace("describe", "service", "web"))
 
     def test_what_was_written_is_there_after_a_kill(self) -> None:
         self.in_namespace("create", "configmap", "kept", "--from-literal=a=b")
