@@ -8,11 +8,12 @@ answer, calls fail at once.
 from __future__ import annotations
 
 import json
+import socket
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThreadPool
@@ -207,6 +208,7 @@ class DockerEngine:
         import requests
 
         try:
+            _knock(self._url)
             if self._api is None:
                 self._api = docker.APIClient(base_url=self._url, version="auto", timeout=_CALL_TIMEOUT)
             return function(self._api, *args)
@@ -503,6 +505,18 @@ class DockerSession:
 
     async def exit_code(self) -> int | None:
         return None if self._exit_code is None else await self._exit_code()
+
+
+def _knock(url: str) -> None:
+    """See that somebody listens: the ``docker`` package leaves its socket open where nobody does.
+
+    :raises OSError: if nobody does.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_PING_TIMEOUT)
+            probe.connect(parts.path)
 
 
 def _load(api: Any, path: str) -> None:
