@@ -98,7 +98,7 @@ class Telling:
         except (NotAsTold, LabError) as error:
             failure = NotAsTold(str(error))
             failure.__cause__ = error.__cause__
-            failure.add_note(self.world.logs())
+            failure.add_note(self.world.logs(but=str(error)))
             return failure
 
 
@@ -306,6 +306,137 @@ def pod_is_deleted(world: World, memory: Memory) -> str:
 
 
 # --- 4 -----------------------------------------------------------------------------------------------------------
+chapter("As on any Kubernetes")
+
+
+@step("`kubectl logs -f` follows, and `kubectl exec` runs a command, in a container behind NAT")
+def logs_and_exec(world: World, memory: Memory) -> str:
+    with Following(world.kubectl.command("logs", "-f", "--tail=0", "web")) as log:
+        # The stream is open once it shows a request; how long that takes nobody promises.
+        address = world.pod_ip("web")
+        wait_until(
+            lambda: fetch(world.net.vm, address) and world.net.vm_address in log.text(), 10, "the request in the log"
+        )
+        line = log.text().splitlines()[0]
+    page = world.kubectl("exec", "web", "--", "cat", "/www/index.html")
+    check(page == "hello again\n", "the page by exec", page)
+    refused = world.kubectl.run("exec", "web", "--", "sh", "-c", "exit 7", check=False)
+    check(refused.returncode == 7, "the command's own exit status, 7", refused)
+    return f"logs -f: {line}\nexec cat: {page.strip()}; exit status 7 of a command comes back as 7"
+
+
+@step("a Deployment and a DaemonSet spread over both devices")
+def workloads_run(world: World, memory: Memory) -> str:
+    began = time.monotonic()
+    world.kubectl("apply", "-f", str(MANIFESTS / "workloads.yaml"))
+    for workload in ("deployment/hello", "daemonset/watcher"):
+        world.kubectl("rollout", "status", workload, "--timeout=60s", timeout=70)
+    seconds = time.monotonic() - began
+    for app in ("hello", "watcher"):
+        pods = world.kubectl.json("get", "pods", f"--selector=app={app}")["items"]
+        nodes = sorted(pod["spec"]["nodeName"] for pod in pods)
+        check(nodes == ["edge-1", "edge-2"], f"a pod of {app} on each device", nodes)
+    return f"rolled out after {seconds:.1f} s\n{world.kubectl('get', 'pods', '-o', 'wide')}"
+
+
+class Following:
+    """A command in the background, and what it has printed."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._lines: list[str] = []
+
+    def text(self) -> str:
+        return "".join(self._lines)
+
+    def __enter__(self) -> Following:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self._lines.extend(iter(self._process.stdout.readline, ""))
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(5)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+# --- 5 -----------------------------------------------------------------------------------------------------------
+chapter("One metadata store, on both sides")
+
+KEY = "/kubebus/default/data/all/set-point"
+
+
+@step("a key put in the cloud appears on the devices, and one put on a device appears everywhere")
+def metadata_both_ways(world: World, memory: Memory) -> str:
+    first, second = world.edges
+    began = time.monotonic()
+    world.kubebus("meta", "put", KEY, "5")
+    wait_until(lambda: reads(first, "5") and reads(second, "5"), 20, "the key on both devices")
+    down = time.monotonic() - began
+    began = time.monotonic()
+    first.kubebus("meta", "put", KEY, "6")
+    wait_until(lambda: world.kubebus("meta", "get", KEY) == "6\n" and reads(second, "6"), 20, "the key everywhere")
+    return (
+        f"5 was on both devices after {down:.1f} s; 6, put at site 1, everywhere after {time.monotonic() - began:.1f} s"
+    )
+
+
+def reads(edge: Edge, value: str) -> bool:
+    return edge.kubebus("meta", "get", KEY) == f"{value}\n"
+
+
+# --- 6 -----------------------------------------------------------------------------------------------------------
+chapter("Site 1 is cut off: its NAT drops every packet, silently")
+
+
+@step("both sides write the same key; the cloud notices the cut, shows it, and evicts nothing")
+def site_is_cut(world: World, memory: Memory) -> str:
+    edge = world.edges[0]
+    edge.site.nat.cut()
+    began = time.monotonic()
+    edge.kubebus("meta", "put", KEY, "7 (at the site)")
+    world.kubebus("meta", "put", KEY, "8 (in the cloud)")
+    check(reads(edge, "7 (at the site)"), "the site to have its own value", edge.kubebus("meta", "get", KEY))
+    wait_until(
+        lambda: world.condition("node", edge.name, "EdgeConnected") == "False", 30, f"{edge.name} EdgeConnected=False"
+    )
+    seconds = time.monotonic() - began
+    taints = [taint["key"] for taint in world.kubectl.json("get", "node", edge.name)["spec"].get("taints", [])]
+    check("kubebus.io/disconnected" in taints, "the taint kubebus.io/disconnected", taints)
+    pod = world.pod("web")
+    check(pod["metadata"]["uid"] == memory.uids["web"] and pod["status"]["phase"] == "Running", "web untouched", pod)
+    return f"EdgeConnected=False after {seconds:.1f} s, with a NoSchedule taint; its pods stay"
+
+
+@step("the link returns: both sides agree, and the pods are the same")
+def site_is_back(world: World, memory: Memory) -> str:
+    edge = world.edges[0]
+    edge.site.nat.mend()
+    began = time.monotonic()
+    wait_until(lambda: world.condition("node", edge.name, "EdgeConnected") == "True", 75, f"{edge.name} connected")
+
+    def agreed() -> bool:
+        values = {world.kubebus("meta", "get", KEY), *(each.kubebus("meta", "get", KEY) for each in world.edges)}
+        return len(values) == 1
+
+    wait_until(agreed, 30, "one value on all three")
+    seconds = time.monotonic() - began
+    (now,) = edge.containers("web")
+    check(now == memory.containers["web"], "the same container as before", now)
+    value = world.kubebus("meta", "get", KEY).strip()
+    return f"after {seconds:.1f} s all three have {value!r}; web's container is untouched"
+
+
+# --- 7 -----------------------------------------------------------------------------------------------------------
 chapter("The cloud is gone")
 
 
@@ -334,6 +465,16 @@ def pod_address_at(edge: Edge, pod: str) -> str:
     if found is None:
         raise NotAsTold(f"expected an address in pod {pod}; seen: {inside}")
     return found.group(1)
+
+
+@step("on the device, `kubebus pods` and `kubebus logs` need no cloud")
+def device_looks_after_itself(world: World, memory: Memory) -> str:
+    edge = world.edges[0]
+    pods = edge.kubebus("pods")
+    check(re.search(r"\bweb\b.*\bRunning\b", pods), "web Running", pods)
+    log = edge.kubebus("logs", "web")
+    check("response:200" in log, "web's log", log)
+    return pods
 
 
 @step("site 1: the agent is killed, its containers are killed and removed; the pod comes back from the local store")
@@ -379,7 +520,7 @@ def edge_boots_cold(world: World, memory: Memory) -> str:
     return f"engine, agent and pod are up {time.monotonic() - began:.1f} s after the power came back"
 
 
-# --- 5 -----------------------------------------------------------------------------------------------------------
+# --- 8 -----------------------------------------------------------------------------------------------------------
 chapter("The cloud returns")
 
 
@@ -439,7 +580,7 @@ def network_is_back(world: World, memory: Memory) -> str:
     return f"http://{address}/ answers the EIP VM, the second VM, the cloud container and the pod at site 2"
 
 
-# --- 6 -----------------------------------------------------------------------------------------------------------
+# --- 9 -----------------------------------------------------------------------------------------------------------
 chapter("In figures")
 
 

@@ -95,6 +95,10 @@ class Edge:
             output: bytes = client.api.logs(container.id)
         return output.decode(errors="replace")
 
+    def kubebus(self, *arguments: str) -> str:
+        """Run the ``kubebus`` command on the device; what it printed."""
+        return checked([str(PROGRAMS / "kubebus"), "--socket", str(self.socket), *arguments]).stdout
+
     def remove_containers(self) -> int:
         """Kill and remove every container on the device behind everybody's back; how many there were."""
         with closing(self.engine.client()) as client:
@@ -218,10 +222,10 @@ class World:
             f"tail -f {self.cloud.log} {' '.join(str(edge.agent.log) for edge in self.edges if edge.agent)}",
         ]
 
-    def logs(self) -> str:
-        """The ends of all logs, for a report of a failure."""
+    def logs(self, but: str = "") -> str:
+        """The ends of all logs but those that are named in ``but``, for a report of a failure."""
         daemons = [self.cloud, *(edge.agent for edge in self.edges if edge.agent)]
-        return "\n".join(f"--- {daemon.log}\n{daemon.tail(25)}" for daemon in daemons)
+        return "\n".join(f"--- {daemon.log}\n{daemon.tail(25)}" for daemon in daemons if str(daemon.log) not in but)
 
     def close(self) -> None:
         """Take all of it down. May be repeated."""
