@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
+from kubebus.interfaces import StreamAddress
 from kubebus.wire import MAX_MESSAGE
 
 ANSWER_SECONDS = 30.0
@@ -39,5 +40,7 @@ class Exchange(Int32StringReceiver):
 
 def peer_name(addr: IAddress) -> str:
     """An address as people write it."""
+    if isinstance(addr, StreamAddress):
+        return "the other end of its link"
     host = getattr(addr, "host", None)
     return str(addr) if host is None else f"{host}:{addr.port}"  # type: ignore[attr-defined]

@@ -46,10 +46,14 @@ HANDSHAKE_SECONDS = 10.0
 MAX_PENDING = 1024
 # While a peer is judged, it is not read from; this much may have come with its handshake.
 _MAX_EARLY = 128 * 1024
+_TELL_SECONDS = 1.0
 
 
 class ListenerFactory(ServerFactory):
-    """Makes a :class:`_Greeter` for each connection; refuses connections while there are too many strangers."""
+    """Makes a :class:`_Greeter` for each connection.
+
+    While there are too many strangers, the oldest makes room for the newest: who is slow on purpose loses first.
+    """
 
     noisy = False
     log = Logger()
@@ -70,23 +74,30 @@ class ListenerFactory(ServerFactory):
         self.farewells = farewells
         self.handshake_seconds = handshake_seconds
         self.max_pending = max_pending
-        # Connections of peers that have not shown who they are: in their handshake, or joining.
-        self.strangers: set[_Greeter] = set()
+        # Connections of peers that have not shown who they are: in their handshake, or joining. In order of arrival.
+        self.strangers: dict[_Greeter, None] = {}
+        self._given_up = 0
+        self._told_at = float("-inf")
 
-    def is_full(self, addr: IAddress) -> bool:
-        """Whether another connection would be too many; if so, that is logged."""
-        if len(self.strangers) < self.max_pending:
-            return False
-        self.log.warn(
-            "Refused {peer}: {count} connections are in their handshake, or joining, already",
-            peer=peer_name(addr),
-            count=len(self.strangers),
-        )
-        return True
-
-    def buildProtocol(self, addr: IAddress | None) -> _Greeter | None:
+    def buildProtocol(self, addr: IAddress | None) -> _Greeter:
         assert addr is not None
-        return None if self.is_full(addr) else _Greeter(self, addr)
+        if len(self.strangers) >= self.max_pending:
+            self._give_up(next(iter(self.strangers)))
+        return _Greeter(self, addr)
+
+    def _give_up(self, stranger: _Greeter) -> None:
+        stranger.abort()
+        self.strangers.pop(stranger, None)
+        self._given_up += 1
+        now = self.reactor.seconds()
+        if now - self._told_at >= _TELL_SECONDS:
+            self.log.warn(
+                "Too many connections are in their handshake, or joining: gave up the oldest {count}, the last from "
+                "{peer}",
+                count=self._given_up,
+                peer=stranger.peer,
+            )
+            self._told_at, self._given_up = now, 0
 
 
 @implementer(IHandshakeListener)
@@ -96,7 +107,7 @@ class _Greeter(Protocol):
     def __init__(self, factory: ListenerFactory, addr: IAddress) -> None:
         self._factory = factory
         self._addr = addr
-        self._peer = peer_name(addr)
+        self.peer = peer_name(addr)
         self._timeout: IDelayedCall | None = None
         self._early: list[bytes] = []
         self._early_bytes = 0
@@ -109,7 +120,7 @@ class _Greeter(Protocol):
         return cast(TLSMemoryBIOProtocol, self.transport)
 
     def connectionMade(self) -> None:
-        self._factory.strangers.add(self)
+        self._factory.strangers[self] = None
         seconds = self._factory.handshake_seconds
         self._timeout = self._factory.reactor.callLater(seconds, self._too_slow)
 
@@ -135,7 +146,7 @@ class _Greeter(Protocol):
                 return
         if not self._closed:
             if identity is not None:
-                self._factory.strangers.discard(self)
+                self._factory.strangers.pop(self, None)
             self._hand_over(handler(identity, self._addr))
 
     async def _identify(self) -> PeerIdentity:
@@ -143,7 +154,7 @@ class _Greeter(Protocol):
         if certificate is None:
             raise InvalidIdentity("it showed no certificate")
         identity = identity_of(certificate)
-        self._peer = f"{identity} ({self._peer})"
+        self.peer = f"{identity} ({self.peer})"
         await self._factory.check(identity, key_hash(certificate.public_key()))
         return identity
 
@@ -173,14 +184,14 @@ class _Greeter(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         decided = self._closed or self._handler is not None
         self._closed = True
-        self._factory.strangers.discard(self)
+        self._factory.strangers.pop(self, None)
         self._cancel_timeout()
         self._early.clear()
         if self._handler is not None:
             self._handler.connectionLost(reason)
         elif not decided:
             self._factory.log.info(
-                "No TLS connection with {peer}: {reason}", peer=self._peer, reason=self._problem or explain(reason)
+                "No TLS connection with {peer}: {reason}", peer=self.peer, reason=self._problem or explain(reason)
             )
 
     def handshake_problem(self, problem: str) -> None:
@@ -196,7 +207,7 @@ class _Greeter(Protocol):
         if self._closed:
             return
         self._closed = True
-        self._factory.log.warn("Refused {peer}: {why}", peer=self._peer, why=why)
+        self._factory.log.warn("Refused {peer}: {why}", peer=self.peer, why=why)
         if farewell is not None and refused is not None:
             self._tls.write(farewell(refused))
         # It is not read from any more, so closing must not wait for its answer for ever: the time-out still runs.
@@ -205,7 +216,7 @@ class _Greeter(Protocol):
         self._tls.loseConnection()
 
     def _failed(self, failure: Failure) -> None:
-        self._factory.log.failure("Admitting {peer} failed", failure, peer=self._peer)
+        self._factory.log.failure("Admitting {peer} failed", failure, peer=self.peer)
         self.abort()
 
     def abort(self) -> None:

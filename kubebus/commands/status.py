@@ -64,6 +64,8 @@ def _router(status: dict[str, Any], now: float, out: Output) -> None:
 def _node_row(node: dict[str, Any], now: float) -> tuple[object, ...]:
     link = node["link"]
     state = "revoked" if node["revoked"] else "connected" if node["connected"] else "away"
+    if node.get("router") and link is None and node["connected"]:
+        state = f"at {node['router']}"
     last_seen = link["last_seen"] if link else node["last_seen"]
     return (
         node["name"],

@@ -194,6 +194,22 @@ class DaemonTests(SharedWorld, SynchronousTestCase):
         self.await_link("sleeper")
         daemon.close()
 
+    def test_renewal_over_the_link(self) -> None:
+        self.enrolled("renewer").close()
+        self.await_link("renewer", up=False)
+
+        def change(mine: Credentials) -> Credentials:
+            # Two thirds of its life are over five seconds from now.
+            left = mine.expires_at - time.time() - 5
+            return replace(mine, issued_at=mine.expires_at - 3 * left)
+
+        self.change_credentials("renewer", change)
+        daemon = self.edge("renewer")
+        self.await_link("renewer")
+        self.router.wait_for("Renewed the certificate of node 'renewer'.* at the other end of its link", 30)
+        daemon.wait_for("it lasts 90 days", 10)
+        self.assertTrue(self.node("renewer")["connected"])
+
     def test_a_new_ca_while_a_node_is_off(self) -> None:
         self.enrolled("absent").close()
         self.await_link("absent", up=False)

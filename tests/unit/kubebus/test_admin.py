@@ -59,6 +59,7 @@ NODE = {
     "away": 0,
     "link": LINK,
 }
+AT_R2 = {**NODE, "name": "edge-3", "router": "r2", "link": None}
 ROUTER_STATUS = {
     "network": "default",
     "router": "r1",
@@ -67,7 +68,7 @@ ROUTER_STATUS = {
     "advertised": [],
     "refused": ["10.0.0.0/8 is not routed: it is this host's own"],
     "tun": TUN,
-    "nodes": [NODE, {**NODE, "name": "edge-2", "connected": False, "link": None, "last_seen": None}],
+    "nodes": [NODE, {**NODE, "name": "edge-2", "connected": False, "link": None, "last_seen": None}, AT_R2],
     "sync": {"pending": 3, "connected": True, "lag": 5.0},
 }
 EDGE_STATUS = {
@@ -198,11 +199,12 @@ class NodeCommandTests(AdminCase):
 class StatusCommandTests(AdminCase):
     async def test_router(self) -> None:
         text = await self.output("status")
-        self.assertIn("Router r1 of network default: 1 of 2 nodes connected", text)
+        self.assertIn("Router r1 of network default: 2 of 3 nodes connected", text)
         row = next(line for line in text.splitlines() if line.startswith("edge-1 "))
         for word in ("connected", "10.250.0.2", "10.192.0.0/24", "12.3 ms", "12k", "999", "  3"):
             self.assertIn(word, row)
         self.assertRegex(text, r"edge-2 +away .* never +- +- +- +1\n")
+        self.assertRegex(text, r"edge-3 +at r2 ")
         self.assertIn("! 10.0.0.0/8 is not routed", text)
         self.assertRegex(text, r"sync:\n  pending: +3\n  connected: yes\n  lag: +5s\n")
         self.assertEqual(json.loads(await self.output("status", "--json")), ROUTER_STATUS)

@@ -1,8 +1,12 @@
 # mypy: disallow-untyped-calls=False
-"""docs/configuration.md tells of every option as it is."""
+"""docs/configuration.md tells of every option as it is.
+
+``python -m tests.unit.kubebus.test_configuration_reference`` writes its tables anew.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -25,13 +29,28 @@ def row(setting: Setting) -> str:
     return f"| `{setting.name}` | {doc} | {allowed.replace('|', '/')} | {told.rstrip(']') or default} |"
 
 
+TABLES = (("twistd kubebus", router.Options.settings), ("twistd edgenode", edge.Options.settings))
+
+
+def with_table(text: str, title: str, settings: Iterable[Setting]) -> str:
+    """``text`` with the rows below the heading ``title`` as they should be."""
+    head, heading, rest = text.partition(f"## `{title}`\n")
+    before, rule, after = rest.partition("|---|---|---|---|\n")
+    end = after.index("\n\n") + 1
+    return head + heading + before + rule + "".join(f"{row(setting)}\n" for setting in settings) + after[end:]
+
+
+def current() -> str:
+    text = REFERENCE.read_text()
+    for title, settings in TABLES:
+        text = with_table(text, title, settings)
+    return text
+
+
 class ReferenceTests(SynchronousTestCase):
     def test_every_option(self) -> None:
-        for title, settings in (
-            ("twistd kubebus", router.Options.settings),
-            ("twistd edgenode", edge.Options.settings),
-        ):
-            section = REFERENCE.read_text().partition(f"## `{title}`")[2].partition("\n## ")[0]
-            lines = [line for line in section.splitlines() if line.startswith("| `")]
-            expected = [row(setting) for setting in settings]
-            self.assertEqual(lines, expected, f"the table of {title} should be:\n" + "\n".join(expected))
+        self.assertEqual(REFERENCE.read_text(), current(), "write it anew: see the top of this module")
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(current())
