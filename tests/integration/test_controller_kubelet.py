@@ -7,13 +7,13 @@ import hashlib
 import os
 import struct
 import subprocess
+import sys
 import tempfile
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
@@ -24,7 +24,9 @@ from edgectl.controller import ControllerOptions
 from edgectl.interfaces import EdgeNode
 from edgectl.kubelet import SERVICE
 from edgectl.kubelet_auth import ReviewedAccess
-from edgectl.kubelet_service import KUBELET_PORT, KubeletCredentials, KubeletService, new_ca, redirect_rules
+from edgectl.kubelet_redirect import KUBELET_PORT, redirect_rules
+from edgectl.kubelet_service import KubeletService
+from edgectl.kubelet_tls import KubeletCredentials, load_or_create_credentials
 from edgectl.kubernetes import KubernetesClient
 from edgectl.nodes import NodeOptions
 from tests.integration.controller_case import RealKubernetesCase, pod, reactor, until
@@ -112,21 +114,18 @@ class KubeletTests(RealKubernetesCase):
 
     @classmethod
     def build_world(cls) -> None:
-        certificate, key = new_ca(reactor.seconds())
-        ca = certificate.public_bytes(Encoding.PEM)
-        folder = cls.keep(tempfile.TemporaryDirectory())
-        path = Path(folder) / "kubelet-ca.crt"
-        path.write_bytes(ca)
+        folder = Path(cls.keep(tempfile.TemporaryDirectory()))
+        load_or_create_credentials(folder, reactor.seconds(), None)
         cls.server = cls.keep(
             KubeApiServer(
                 options=[
-                    f"--kubelet-certificate-authority={path}",
+                    f"--kubelet-certificate-authority={folder / 'kubelet-ca.crt'}",
                     "--kubelet-preferred-address-types=InternalIP",
                 ]
             )
         )
-        ca_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        cls.credentials = KubeletCredentials(ca, ca_key, cls.server.authority.certificate.read_bytes())
+        client_ca = cls.server.authority.certificate.read_bytes()
+        cls.credentials = load_or_create_credentials(folder, reactor.seconds(), client_ca)
 
     def setUp(self) -> None:
         super().setUp()
@@ -202,12 +201,27 @@ class KubeletTests(RealKubernetesCase):
         self.assertEqual([], self.node.requests)
 
 
+_REDIRECTED = """
+import socket
+from edgectl.kubelet_redirect import original_destination
+for family, here, there in (
+    (socket.AF_INET, "0.0.0.0", "10.250.0.7"), (socket.AF_INET6, "::", "fd00:1::7"), (socket.AF_INET, "", "10.99.0.1")
+):
+    with socket.create_server((here, 10300), family=family) as server:
+        port = 10300 if there == "10.99.0.1" else 10250
+        with socket.create_connection((there, port), timeout=5), server.accept()[0] as accepted:
+            print(original_destination(accepted))
+"""
+
+
 class RedirectTests(SynchronousTestCase):
-    def test_nft_takes_the_rules_and_takes_them_again(self) -> None:
+    def test_a_connection_to_a_nodes_kubelet_port_ends_here_and_tells_where_it_was_headed(self) -> None:
         namespace = Namespace("nft")
         self.addCleanup(namespace.close)
+        namespace.ip("addr add 10.99.0.1/24 dev lo", "route add 10.250.0.0/16 dev lo")
+        namespace.run(["ip", "-6", "route", "add", "fd00:1::/64", "dev", "lo"])
         rules = redirect_rules([ip_network("10.250.0.0/16"), ip_network("fd00:1::/64")], 10300)
-        for _ in range(2):
+        for _ in range(2):  # loading them again changes nothing
             namespace.nft(rules)
-        shown = namespace.run(["nft", "list", "ruleset"]).stdout
-        self.assertEqual(4, shown.count("redirect to :10300"))
+        done = namespace.run([sys.executable, "-c", _REDIRECTED])
+        self.assertEqual(["10.250.0.7", "fd00:1::7", "10.99.0.1"], done.stdout.split())

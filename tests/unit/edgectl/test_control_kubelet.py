@@ -18,7 +18,7 @@ from edgectl.errors import ApiUnreachable
 from edgectl.kubelet import CONNECT_SECONDS, HEAD_SECONDS, MAX_CONNECTIONS, SERVICE, KubeletDoor
 from edgectl.kubelet_auth import ACCESS_REVIEWS, TOKEN_REVIEWS, ReviewedAccess, User
 from edgectl.kubelet_http import MAX_HEAD, BadRequest, RequestHead, cut_head
-from edgectl.kubelet_service import redirect_rules
+from edgectl.kubelet_redirect import redirect_rules
 from edgectl.kubernetes import Resource
 from edgectl.testing_control import FakeDirectory
 

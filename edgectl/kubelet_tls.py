@@ -1,0 +1,148 @@
+"""TLS of the kubelet endpoints: a CA, and a certificate for each node's addresses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from twisted.internet import ssl
+from twisted.internet.interfaces import IReactorTime
+
+from edgectl.errors import ConfigError
+from edgectl.interfaces import EdgeNode
+
+LEAF_LIFE = timedelta(days=90)
+_MAX_COMMON_NAME = 64
+"""X.520's bound; the alternative names are what is compared."""
+
+_SKEW = timedelta(hours=1)
+
+IPAddress = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletCredentials:
+    """How the endpoints prove themselves, and whose client certificates count. All PEM.
+
+    :ivar ca: the CA that signs their serving certificates: what ``--kubelet-certificate-authority`` of the API server
+        names (a CA of its own is best: whoever holds this key can pass for any kubelet).
+    :ivar client_ca: what signed the API server's ``--kubelet-client-certificate``. ``None``: no client certificates.
+    """
+
+    ca: bytes
+    ca_key: bytes
+    client_ca: bytes | None = None
+
+
+def load_or_create_credentials(folder: Path, now: float, client_ca: bytes | None) -> KubeletCredentials:
+    """The CA of the serving certificates from ``kubelet-ca.crt`` and ``kubelet-ca.key``, made the first time.
+
+    Several controllers of one cluster need the same two files.
+
+    :raises ConfigError: if the files cannot be read or written.
+    """
+    certificate_path, key_path = folder / "kubelet-ca.crt", folder / "kubelet-ca.key"
+    try:
+        if not certificate_path.exists():
+            certificate, key = new_ca(now)
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            with open(os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(pem)
+            certificate_path.write_bytes(certificate.public_bytes(Encoding.PEM))
+        return KubeletCredentials(certificate_path.read_bytes(), key_path.read_bytes(), client_ca)
+    except OSError as error:
+        raise ConfigError(f"the CA of the kubelet API: {error}") from None
+
+
+def new_ca(now: float, name: str = "kubebus-kubelet-ca") -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A CA for serving certificates, good for ten years."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    begin = datetime.fromtimestamp(now, UTC) - _SKEW
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=3650))
+        .add_extension(x509.BasicConstraints(True, 0), critical=True)
+        .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate, key
+
+
+class ServingContexts:
+    """A TLS context per node, with a certificate for its addresses; made when first needed and before it expires.
+
+    :raises ConfigError: if the credentials cannot be read.
+    """
+
+    def __init__(self, reactor: IReactorTime, credentials: KubeletCredentials) -> None:
+        self._reactor = reactor
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._contexts: dict[str, tuple[float, tuple[IPAddress, ...], Any]] = {}
+        try:
+            self._ca = x509.load_pem_x509_certificate(credentials.ca)
+            self._ca_key: CertificateIssuerPrivateKeyTypes = load_pem_private_key(credentials.ca_key, None)  # type: ignore[assignment]
+            self._clients = _x509(credentials.client_ca) if credentials.client_ca is not None else None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"a certificate or key of the kubelet API cannot be read: {error}") from None
+
+    def of(self, node: EdgeNode) -> Any:
+        now = self._reactor.seconds()
+        known = self._contexts.get(node.name)
+        if known is not None and now < known[0] and known[1] == node.addresses:
+            return known[2]
+        context = self._make(node, now)
+        self._contexts[node.name] = (now + LEAF_LIFE.total_seconds() * 2 / 3, node.addresses, context)
+        return context
+
+    def forget(self, name: str) -> None:
+        self._contexts.pop(name, None)
+
+    def _make(self, node: EdgeNode, now: float) -> Any:
+        leaf = self._leaf(node, now)
+        options: dict[str, Any] = {"privateKey": self._key, "certificate": leaf, "acceptableProtocols": [b"http/1.1"]}
+        if self._clients is not None:
+            options |= {"verify": True, "caCerts": self._clients, "requireCertificate": False}
+        return ssl.CertificateOptions(**options)
+
+    def _leaf(self, node: EdgeNode, now: float) -> x509.Certificate:
+        begin = datetime.fromtimestamp(now, UTC) - _SKEW
+        names = [x509.DNSName(node.name), *(x509.IPAddress(address) for address in node.addresses)]
+        subject = [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{node.name}"[:_MAX_COMMON_NAME]),
+        ]
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name(subject))
+            .issuer_name(self._ca.subject)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(begin + LEAF_LIFE)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.BasicConstraints(False, None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .sign(self._ca_key, hashes.SHA256())
+        )
+
+
+def _x509(pem: bytes) -> list[Any]:
+    """Certificates as ``caCerts`` wants them: ``trustRoot`` would insist on a certificate of every caller."""
+    load: Any = ssl.Certificate.loadPEM
+    return [load(root.public_bytes(Encoding.PEM)).original for root in x509.load_pem_x509_certificates(pem)]
