@@ -5,14 +5,18 @@ What fits and what is better is in :mod:`edgectl.scheduler_fit`, which knows no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
+
+from edgectl.apiserver.cache import Change
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.meta import timestamp
 from edgectl.apiserver.resources import NODE, POD, Resource
 from edgectl.apiserver.subresources import assigned
-from edgectl.scheduler_fit import Placement, place
+from edgectl.apiserver.verbs import Api
+from edgectl.scheduler_fit import Load, Placement, place
 from edgectl.workloads.controller import Controller, Key, key_of
 
 Obj = dict[str, Any]
@@ -31,10 +35,41 @@ def _waiting(pod: Obj) -> bool:
     )
 
 
+def _matters(node: Obj) -> tuple[Any, ...]:
+    """What of a node decides which pods fit on it."""
+    status, meta = node.get("status", {}), node["metadata"]
+    ready = [(one["type"], one["status"]) for one in status.get("conditions", ())]
+    return node.get("spec"), meta.get("labels"), status.get("allocatable"), status.get("capacity"), ready
+
+
 class Scheduler(Controller):
     """The default scheduler."""
 
     follows = (POD, NODE)
+
+    def __init__(self, reactor: IReactorTime, api: Api) -> None:
+        super().__init__(reactor, api)
+        self._load = Load()
+
+    def _changed_of(self, resource: Resource) -> Callable[[Change], None]:
+        queue = super()._changed_of(resource)
+
+        def changed(change: Change) -> None:
+            before, now = change.previous, change.current
+            if resource == POD:
+                if before is not None:
+                    self._load.remove(before)
+                if now is not None:
+                    self._load.add(now)
+            elif before is not None and now is not None and _matters(before) == _matters(now):
+                return  # A heartbeat makes no room.
+            queue(change)
+
+        return changed
+
+    def _subscribe(self) -> None:
+        self._load = Load(self.api.cache.current(POD))
+        super()._subscribe()
 
     def keys(self, resource: Resource, obj: Obj) -> Iterable[Key]:
         if resource == POD and _waiting(obj):
@@ -48,7 +83,7 @@ class Scheduler(Controller):
         pod = self.api.cache.get(POD, *key)
         if pod is None or not _waiting(pod):
             return
-        chosen = place(pod, self.api.cache.current(NODE), self.api.cache.current(POD))
+        chosen = place(pod, self.api.cache.current(NODE), self._load)
         if chosen.node is None:
             await self._refuse(key, chosen)
         else:
@@ -57,9 +92,9 @@ class Scheduler(Controller):
     async def _bind(self, key: Key, pod: Obj, node: str) -> None:
         now, uid = self.reactor.seconds(), pod["metadata"]["uid"]
         try:
-            await self.api.rewrite(POD, *key, lambda found: assigned(found, node, now, uid))
+            await self.rewrite(POD, key, lambda found: assigned(found, node, now, uid))
         except ApiError as error:
-            if error.code not in (404, 409):
+            if error.reason != "Conflict":
                 raise
 
     async def _refuse(self, key: Key, chosen: Placement) -> None:
@@ -77,8 +112,4 @@ class Scheduler(Controller):
             pod["status"]["conditions"] = [*others, condition]
             return pod
 
-        try:
-            await self.api.rewrite(POD, *key, unschedulable)
-        except ApiError as error:
-            if error.code != 404:
-                raise
+        await self.rewrite(POD, key, unschedulable)

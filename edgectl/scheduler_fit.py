@@ -7,13 +7,14 @@ affinity) and, of its scores, preferred node affinity, untolerated PreferNoSched
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from edgectl.apiserver.quantity import parse
 from edgectl.apiserver.selectors import Requirement, matches_labels
+from edgectl.scheduler_affinity import PodRules
 
 Obj = Mapping[str, Any]
 
@@ -99,25 +100,45 @@ def _host_ports(pod: Obj) -> set[tuple[str, int]]:
     }
 
 
-class _Nodes:
-    """The pods on each node, and what they ask for."""
+class Load:
+    """The pods on each node and what they ask for, kept up as pods change."""
 
-    def __init__(self, pods: Sequence[Obj]) -> None:
-        self.pods: dict[str, list[Obj]] = {}
+    def __init__(self, pods: Iterable[Obj] = ()) -> None:
+        self._pods: dict[str, dict[str, Obj]] = {}
+        self._used: dict[str, dict[str, Decimal]] = {}
         for pod in pods:
-            node = pod["spec"].get("nodeName")
-            if node and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-                self.pods.setdefault(node, []).append(pod)
+            self.add(pod)
 
-    def on(self, node: Obj) -> list[Obj]:
-        return self.pods.get(node["metadata"]["name"], [])
+    def add(self, pod: Obj) -> None:
+        """Count a pod, if it is on a node and has not ended."""
+        node = pod["spec"].get("nodeName")
+        if not node or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            return
+        self.remove(pod)
+        self._pods.setdefault(node, {})[pod["metadata"]["uid"]] = pod
+        self._count(node, pod, 1)
 
-    def used(self, node: Obj) -> dict[str, Decimal]:
-        total: dict[str, Decimal] = {}
-        for pod in self.on(node):
-            for name, amount in requests(pod).items():
-                total[name] = total.get(name, Decimal(0)) + amount
-        return total
+    def remove(self, pod: Obj) -> None:
+        """Count it no more, wherever it was."""
+        node = pod["spec"].get("nodeName", "")
+        there = self._pods.get(node, {}).pop(pod["metadata"]["uid"], None)
+        if there is not None:
+            self._count(node, there, -1)
+
+    def _count(self, node: str, pod: Obj, sign: int) -> None:
+        used = self._used.setdefault(node, {})
+        for name, amount in requests(pod).items():
+            used[name] = used.get(name, Decimal(0)) + sign * amount
+
+    def on(self, node: Obj) -> Collection[Obj]:
+        return self._pods.get(node["metadata"]["name"], {}).values()
+
+    def placed(self, nodes: Iterable[Obj]) -> Iterator[tuple[Obj, Obj]]:
+        """The pods on these nodes, each with its node."""
+        return ((pod, node) for node in nodes for pod in self.on(node))
+
+    def used(self, node: Obj) -> Mapping[str, Decimal]:
+        return self._used.get(node["metadata"]["name"], {})
 
 
 def _allocatable(node: Obj) -> dict[str, Decimal]:
@@ -125,12 +146,12 @@ def _allocatable(node: Obj) -> dict[str, Decimal]:
     return {name: parse(amount) for name, amount in (status.get("allocatable") or status.get("capacity", {})).items()}
 
 
-def _lacking(pod: Obj, node: Obj, nodes: _Nodes) -> str | None:
+def _lacking(pod: Obj, wanted_of: Mapping[str, Decimal], node: Obj, nodes: Load) -> str | None:
     room = _allocatable(node)
     if len(nodes.on(node)) >= room.get("pods", DEFAULT_MAX_PODS):
         return "Too many pods"
     used = nodes.used(node)
-    for name, amount in requests(pod).items():
+    for name, amount in wanted_of.items():
         if amount > 0 and used.get(name, Decimal(0)) + amount > room.get(name, Decimal(0)):
             return f"Insufficient {name}"
     wanted = _host_ports(pod)
@@ -144,8 +165,8 @@ def _ready(node: Obj) -> bool:
     return bool(conditions.get("Ready", "Unknown") == "True")
 
 
-def unfit(pod: Obj, node: Obj, nodes: _Nodes) -> str | None:
-    """Why the pod cannot go onto the node, in kube-scheduler's words, or ``None`` if it can."""
+def unfit(pod: Obj, node: Obj) -> str | None:
+    """Why the node itself is none for the pod, in kube-scheduler's words, or ``None`` if it is."""
     tolerations = pod["spec"].get("tolerations", [])
     cordoned = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
     if node.get("spec", {}).get("unschedulable") and not tolerates(tolerations, cordoned):
@@ -158,10 +179,10 @@ def unfit(pod: Obj, node: Obj, nodes: _Nodes) -> str | None:
         return "node(s) had untolerated taint {node.kubernetes.io/not-ready: }"
     if not matches_node(pod["spec"], node):
         return "node(s) didn't match Pod's node affinity/selector"
-    return _lacking(pod, node, nodes)
+    return None
 
 
-def _score(pod: Obj, node: Obj, nodes: _Nodes) -> tuple[int, int, Decimal]:
+def _score(pod: Obj, node: Obj, nodes: Load) -> tuple[int, int, Decimal]:
     affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity", {})
     preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution", ())
     weight = sum(one["weight"] for one in preferred if _term_matches(one["preference"], node))
@@ -172,13 +193,13 @@ def _score(pod: Obj, node: Obj, nodes: _Nodes) -> tuple[int, int, Decimal]:
     return weight, -int(avoided), sum(free, Decimal(0)) / max(len(free), 1) - count
 
 
-def place(pod: Obj, all_nodes: Sequence[Obj], pods: Sequence[Obj]) -> Placement:
+def place(pod: Obj, all_nodes: Sequence[Obj], nodes: Load) -> Placement:
     """The best node for a pod."""
-    nodes = _Nodes(pods)
     fitting: list[Obj] = []
     reasons: Counter[str] = Counter()
+    rules, wanted = PodRules(pod, nodes.placed(all_nodes)), requests(pod)
     for node in all_nodes:
-        why = unfit(pod, node, nodes)
+        why = unfit(pod, node) or _lacking(pod, wanted, node, nodes) or rules.unfit(node)
         if why is None:
             fitting.append(node)
         else:

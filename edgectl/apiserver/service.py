@@ -36,6 +36,7 @@ from edgectl.workloads.controller import Controller
 from edgectl.workloads.daemonsets import DaemonSetController
 from edgectl.workloads.deployments import DeploymentController
 from edgectl.workloads.endpoints import EndpointsController
+from edgectl.workloads.housekeeping import EventCollector, PodCollector
 from edgectl.workloads.namespaces import NamespaceController
 from edgectl.workloads.replicasets import ReplicaSetController
 from metasync.interfaces import Store
@@ -115,7 +116,9 @@ class EmbeddedControlPlane(Service):
             DaemonSetController,
             DeploymentController,
             EndpointsController,
+            EventCollector,
             NamespaceController,
+            PodCollector,
             ReplicaSetController,
             Scheduler,
         )
