@@ -67,9 +67,9 @@ class HostileTests(SynchronousTestCase):
         session = self.server.buildProtocol(FakeAddress(FakePeer()))
         assert session is not None
         self.session: SyncSession = session
-        self.transport: Any = StringTransportWithDisconnection()
+        self.transport = StringTransportWithDisconnection()
         self.transport.protocol = session
-        self.transport.abortConnection = self.transport.loseConnection
+        self.transport.abortConnection = self.transport.loseConnection  # type: ignore[method-assign]
         session.makeConnection(self.transport)
         self.output = b""
 
