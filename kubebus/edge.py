@@ -279,8 +279,12 @@ class EdgeLinkService(Service):
         if before is None or before.refused != self._now.refused:
             for refused in self._now.refused:
                 self.log.warn("Node {node}: {why}", node=self.identity.name, why=refused.why)
-        for watcher in self._watchers:
-            watcher(self._now)
+        for watcher in list(self._watchers):
+            try:
+                watcher(self._now)
+            except Exception:
+                # Whoever watches must not cost the node its link.
+                self.log.failure("Telling of the network configuration failed")
 
     def _from_tun(self, payloads: list[bytes]) -> None:
         self._packets.from_host(payloads)

@@ -20,6 +20,7 @@ from kubebus.linker import Attempt, Dial, Linker
 from kubebus.linkerrors import LinkError, LinkRefused, LinkReplaced
 from kubebus.session import Side, Timing
 from kubebus.sharedlinks import SharedLinks
+from kubebus.status import PeerStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable
 
 
@@ -74,11 +75,18 @@ class RouterPeers:
         """Where the other routers are reached."""
         return tuple(address for _, addresses in sorted(self._addresses.items()) for address in addresses)
 
-    def outlet(self, name: str | None) -> Link | None:
-        """The live link to that router."""
-        return None if name is None else self._links.get(name)
+    def status(self) -> tuple[PeerStatus, ...]:
+        links = self._links
+        return tuple(
+            PeerStatus(name, addresses, name in links, links[name].session.rtt if name in links else None)
+            for name, addresses in sorted(self._addresses.items())
+        )
 
-    def streams(self, name: str | None) -> LinkStreams | None:
+    def outlet(self, name: str) -> Link | None:
+        """The live link to that router."""
+        return self._links.get(name)
+
+    def streams(self, name: str) -> LinkStreams | None:
         link = self.outlet(name)
         return None if link is None else link.streams
 

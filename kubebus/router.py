@@ -20,16 +20,16 @@ from kubebus.forwarding import Forwarder, Port
 from kubebus.frames import CONTROL, frame
 from kubebus.hostnetwork import HostNetwork, TunnelInterface
 from kubebus.identity import PeerIdentity, Role
-from kubebus.interfaces import IPNetwork, NodeAway, NodeRecord, RegistryError, Subscription
-from kubebus.link import Link, LinkHandler, link_status
-from kubebus.linkerrors import LinkError, LinkRefused, LinkReplaced, LinkRevoked, LinkShutdown
+from kubebus.interfaces import NodeAway, NodeRecord, RegistryError, Subscription
+from kubebus.link import Link, LinkHandler
+from kubebus.linkerrors import LinkError, LinkRefused, LinkRevoked, LinkShutdown
 from kubebus.network import Network
-from kubebus.nodes import ClockEpochs, Epochs, MemberSource, NodeState, NodeWatcher
+from kubebus.nodes import ClockEpochs, Epochs, MemberSource, NodeWatcher
+from kubebus.nodetable import REVOKED, NodeTable
 from kubebus.peers import PeerOptions, RouterPeers
 from kubebus.relay import relay, relayed
 from kubebus.session import Side, Timing
-from kubebus.sharedlinks import Claim
-from kubebus.status import NodeStatus, RouterStatus
+from kubebus.status import RouterStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable, StreamEndpoint
 from kubebus.tokens import Refusal, Refused
 from kubebus.tundevice import OpenTun, TunDevice, tun_status
@@ -37,42 +37,11 @@ from kubebus.tundevice import OpenTun, TunDevice, tun_status
 _RETRY: Final = 1.0
 """Seconds between attempts while the registry is away."""
 
-_REVOKED: Final = "node {name!r} was revoked: it can only be enrolled anew"
-
 
 def farewell(refused: Refused) -> bytes:
     """What tells a node that the listener refuses, in the link's protocol, why."""
     code = LinkRevoked.code if refused.refusal is Refusal.REVOKED else LinkRefused.code
     return frame(CONTROL, encode(Close(code, str(refused))))
-
-
-@dataclass(slots=True, eq=False)
-class _Node:
-    """All that is known here of one node."""
-
-    record: NodeRecord
-    port: Port
-    since: float
-    link: Link | None = None
-    epoch: int = 0
-    claim: Claim | None = None
-    last_seen: float | None = None
-    peer_address: str = ""
-
-    @property
-    def subnets(self) -> tuple[IPNetwork, ...]:
-        return (*map(ip_network, self.record.addresses), *self.record.pod_subnets)
-
-    @property
-    def state(self) -> NodeState:
-        record = self.record
-        revoked = record.revoked_at is not None
-        return NodeState(record.name, record.addresses, record.pod_subnets, self.connected, self.since, revoked)
-
-    @property
-    def connected(self) -> bool:
-        """To this router or to another one that is reached."""
-        return self.port.outlet is not None
 
 
 @dataclass(slots=True)
@@ -123,20 +92,21 @@ class RouterService(Service):
             self._peers = RouterPeers(
                 reactor, identity, self._services, self, options.peers, options.timing, options.agent
             )
-        # What the registry tells of nodes that the members' subscription has not told yet.
-        self._claims: dict[str, Claim] = {}
         self._shared: Sequence[Subscription] = ()
         self._releasing: set[Deferred[None]] = set()
         self._ready: Deferred[None] = Deferred()
-        self._nodes: dict[str, _Node] = {}
-        self._watchers: list[NodeWatcher] = []
         # Every link that has not ended, greeted or not.
         self._links: set[Link] = set()
+        # The epochs of sessions that were let in.
+        self._sessions: dict[Link, int] = {}
         self._interface = TunnelInterface(host, network.interface)
         self._tun: TunDevice | None = None
         self._starting: Deferred[None] | None = None
         self._subscription: Subscription | None = None
         self._forwarder = Forwarder(self._write, network.mtu, network.router_addresses, reactor.seconds)
+        self._table = NodeTable(
+            identity.name, self._forwarder, self._outlet, self._config, options.wallclock, reactor.seconds
+        )
         self._forwarder.add(Port("pool"), network.pools)
         self._forwarder.add(self._forwarder.host, network.advertise)
         self._forwarder.add(self._forwarder.host, map(ip_network, network.router_addresses))
@@ -157,7 +127,7 @@ class RouterService(Service):
             self.log.error("Network {network}: {why}", network=network.name, why=refused.why)
         self._host.forward(self.network.interface, ipv6=self._host.has_ipv6())
         self._tun.start(self._forwarder.from_host)
-        self._subscription = self._members.subscribe(self._member_changed)
+        self._subscription = self._members.subscribe(self._table.record_changed)
         self._starting = Deferred.fromCoroutine(self._begin())
         self._starting.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._starting.addErrback(lambda failure: self.log.failure("The router cannot work with others", failure))
@@ -173,7 +143,7 @@ class RouterService(Service):
                 except RegistryError as error:
                     self.log.warn("The router waits for its registry: {error}", error=str(error))
                     await deferLater(self._reactor, _RETRY)
-            self._shared = peers.links.subscribe(self._claim_changed, self._router_changed)
+            self._shared = peers.links.subscribe(self._table.claim_changed, self._router_changed)
         self._ready.callback(None)
 
     def stopService(self) -> Deferred[Any]:
@@ -222,7 +192,7 @@ class RouterService(Service):
 
     def cut(self, node: str, reason: str) -> bool:
         """Close the live link of a node to this router at once, for a reason it is told. Whether there was one."""
-        known = self._nodes.get(node)
+        known = self._table.get(node)
         if known is None or known.link is None:
             return False
         known.link.close(LinkRevoked(reason))
@@ -230,7 +200,7 @@ class RouterService(Service):
 
     def is_live(self, node: str) -> bool:
         """Whether the node is connected, to this router or to another one that is reached."""
-        known = self._nodes.get(node)
+        known = self._table.get(node)
         return known is not None and known.connected
 
     # -- NodeStreams
@@ -252,9 +222,7 @@ class RouterService(Service):
 
     def subscribe(self, changed: NodeWatcher) -> None:
         """Call ``changed(name, node)`` for every node now, then at every change (``None``: removed for good)."""
-        self._watchers.append(changed)
-        for name, node in list(self._nodes.items()):
-            changed(name, node.state)
+        self._table.watch(changed)
 
     def status(self) -> RouterStatus:
         network = self.network
@@ -266,76 +234,48 @@ class RouterService(Service):
             network.advertise,
             tuple(refused.why for refused in self._interface.refused),
             tun_status(network.interface, network.mtu, self._tun),
-            tuple(self._node_status(node) for _, node in sorted(self._nodes.items())),
+            () if self._peers is None else self._peers.status(),
+            self._table.status(),
         )
-
-    # -- Within: members
-
-    def _member_changed(self, name: str, record: NodeRecord | None) -> None:
-        node = self._nodes.get(name)
-        if record is None:
-            if node is not None:
-                self._forget(node)
-            return
-        if node is None:
-            node = self._nodes[name] = _Node(record, Port(name), self._wallclock())
-            node.claim = self._claims.get(name)
-            self._lead(node)
-        elif record == node.record:
-            return
-        else:
-            self._forwarder.remove(node.port, node.subnets)
-            moved = (record.addresses, record.pod_subnets) != (node.record.addresses, node.record.pod_subnets)
-            node.record = record
-            if moved and node.link is not None:
-                node.link.configure(self._config(record))
-        self._forwarder.add(node.port, node.subnets)
-        if record.revoked_at is not None:
-            self.cut(name, _REVOKED.format(name=name))
-        self._tell(node)
-
-    def _forget(self, node: _Node) -> None:
-        name = node.record.name
-        self._forwarder.remove(node.port, node.subnets)
-        del self._nodes[name]
-        if node.link is not None:
-            node.link.close(LinkRefused(f"node {name!r} was removed"))
-        for watcher in self._watchers:
-            watcher(name, None)
-
-    def _tell(self, node: _Node) -> None:
-        for watcher in self._watchers:
-            watcher(node.record.name, node.state)
 
     # -- Within: links; called by _NodeLink
 
     def greeted(self, link: Link, peer: PeerIdentity) -> None:
-        Deferred.fromCoroutine(self._decide(link, peer)).addErrback(self._decision_failed, link, peer)
+        deciding = Deferred.fromCoroutine(self._decide(link, peer))
+        deciding.addCallback(self._decided, link, peer)
+        deciding.addErrback(self._not_let_in, link, peer)
 
-    async def _decide(self, link: Link, peer: PeerIdentity) -> None:
+    async def _decide(self, link: Link, peer: PeerIdentity) -> int:
+        """Let the link's node in, or not; the epoch of its session."""
         if peer.network != self.network.name or peer.role is not Role.NODE:
-            link.close(LinkRefused(f"{peer} has no link here: this is a router of network {self.network.name!r}"))
-            return
+            raise LinkRefused(f"{peer} has no link here: this is a router of network {self.network.name!r}")
         await self._when_ready()
         try:
-            record = await self._members.node(peer.name)
-            if record is None:
-                link.close(LinkRefused(f"node {peer.name!r} is not enrolled here"))
-                return
-            if record.revoked_at is not None:
-                link.close(LinkRevoked(_REVOKED.format(name=peer.name)))
-                return
+            self._check(peer.name, await self._members.node(peer.name))
             epoch = await self._epochs.claim(peer.name)
         except RegistryError as error:
-            link.close(LinkRefused(f"the router cannot look up node {peer.name!r} now: {error}"))
-            return
-        if link.session.has_ended:
+            raise LinkRefused(f"the router cannot look up node {peer.name!r} now: {error}") from error
+        node = self._table.get(peer.name)
+        if node is None or node.revoked or epoch < node.epoch or link.session.has_ended:
+            # Something has changed while the registry was asked. The node will dial again.
             self._release(peer.name, epoch)
-            return
-        # What is in the registry may come here before the subscription tells it.
-        self._member_changed(peer.name, record)
-        self._nodes[peer.name].epoch = epoch
-        link.accept(epoch, self._config(record))
+            raise LinkRefused(f"node {peer.name!r} was changed meanwhile")
+        return epoch
+
+    def _check(self, name: str, record: NodeRecord | None) -> None:
+        if record is None:
+            raise LinkRefused(f"node {name!r} is not enrolled here")
+        if record.revoked_at is not None:
+            raise LinkRevoked(REVOKED.format(name=name))
+        if self._table.get(name) is None:
+            # The registry may be faster to ask than to tell.
+            self._table.record_changed(name, record)
+
+    def _decided(self, epoch: int, link: Link, peer: PeerIdentity) -> None:
+        node = self._table.get(peer.name)
+        assert node is not None
+        self._sessions[link] = epoch
+        link.accept(epoch, self._config(node.record))
 
     async def _when_ready(self) -> None:
         if not self._ready.called:
@@ -343,79 +283,50 @@ class RouterService(Service):
             self._ready.addCallback(lambda _: waiting.callback(None))
             await waiting
 
-    def _decision_failed(self, failure: Failure, link: Link, peer: PeerIdentity) -> None:
-        self.log.failure("Deciding about the link of {peer} failed", failure, peer=peer)
-        link.close(LinkRefused("the router failed"))
+    def _not_let_in(self, failure: Failure, link: Link, peer: PeerIdentity) -> None:
+        error = failure.value
+        if not isinstance(error, LinkError):
+            self.log.failure("Deciding about the link of {peer} failed", failure, peer=peer)
+            error = LinkRefused("the router failed")
+        link.close(error)
 
     def joined(self, link: Link, peer: PeerIdentity, address: str) -> None:
-        node = self._nodes[peer.name]
-        old, node.link = node.link, link
-        node.peer_address = address
-        self._lead(node)
-        if old is not None:
-            old.close(LinkReplaced(f"a newer session of node {peer.name!r} from {address} took over"))
-        node.since = self._wallclock()
+        node = self._table.get(peer.name)
+        assert node is not None
         self.log.info("Node {node} is connected from {address}", node=peer.name, address=address)
-        self._tell(node)
+        self._table.joined(node, link, self._sessions[link], address)
 
     def packets(self, link: Link, peer: PeerIdentity, payloads: list[bytes]) -> None:
-        node = self._nodes.get(peer.name)
+        node = self._table.get(peer.name)
         if node is not None and node.link is link:
             self._forwarder.from_link(node.port, payloads)
 
     def left(self, link: Link, peer: PeerIdentity, address: str, error: LinkError) -> None:
         self._links.discard(link)
-        node = self._nodes.get(peer.name)
+        epoch = self._sessions.pop(link, None)
+        node = self._table.get(peer.name)
         if node is None or node.link is not link:
             self.log.info("A link of {peer} from {address} ended: {why}", peer=peer, address=address, why=str(error))
-            return
-        node.link = None
-        node.last_seen = self._last_seen(link)
-        node.since = self._wallclock()
-        self._lead(node)
-        self._release(peer.name, node.epoch)
-        self.log.info("Node {node} is away: {why}", node=peer.name, why=str(error))
-        self._tell(node)
+        else:
+            self.log.info("Node {node} is away: {why}", node=peer.name, why=str(error))
+            self._table.left(node)
+        if epoch is not None:
+            self._release(peer.name, epoch)
 
     # -- Within: other routers
-
-    def _lead(self, node: _Node) -> bool:
-        """Let the node's subnets lead to its link, or to the router that has it; whether that was a change."""
-        outlet: Link | None = node.link
-        if outlet is None and self._peers is not None and node.claim is not None:
-            outlet = self._peers.outlet(node.claim.router)
-        before, node.port.outlet = node.port.outlet, outlet
-        node.port.remote = outlet is not None and outlet is not node.link
-        return (before is None) != (outlet is None)
-
-    def _claim_changed(self, name: str, claim: Claim | None) -> None:
-        if claim is None:
-            self._claims.pop(name, None)
-        else:
-            self._claims[name] = claim
-        node = self._nodes.get(name)
-        if node is None:
-            return
-        node.claim = claim
-        if node.link is not None and claim is not None and claim.epoch > node.epoch and claim.router:
-            if claim.router != self.identity.name:
-                node.link.close(LinkReplaced(f"node {name!r} has a newer session at router {claim.router!r}"))
-        elif self._lead(node):
-            node.since = self._wallclock()
-            self._tell(node)
 
     def _router_changed(self, name: str, addresses: tuple[str, ...] | None) -> None:
         assert self._peers is not None
         self._peers.router_changed(name, addresses)
-        for node in self._nodes.values():
+        for node in self._table:
             if node.link is not None:
                 node.link.configure(self._config(node.record))
 
+    def _outlet(self, router: str) -> Link | None:
+        return None if self._peers is None else self._peers.outlet(router)
+
     def peer_changed(self, name: str) -> None:
-        for node in list(self._nodes.values()):
-            if node.claim is not None and node.claim.router == name and self._lead(node):
-                node.since = self._wallclock()
-                self._tell(node)
+        self._table.peer_changed(name)
 
     def peer_packets(self, port: Port, payloads: list[bytes]) -> None:
         self._forwarder.from_router(port, payloads)
@@ -461,44 +372,18 @@ class RouterService(Service):
         return tuple(dict.fromkeys((*self._options.routers(), *others)))
 
     def _own_streams(self, name: str) -> LinkStreams:
-        node = self._nodes.get(name)
+        node = self._table.get(name)
         if node is None or node.link is None or node.link.streams is None:
             raise NodeAway(f"node {name!r} is not connected")
         return node.link.streams
 
     def _streams_of(self, name: str, service: str) -> tuple[LinkStreams, str]:
-        node = self._nodes.get(name)
+        node = self._table.get(name)
         if node is not None and node.link is None and node.claim is not None and self._peers is not None:
-            streams = self._peers.streams(node.claim.router)
+            streams = self._peers.streams(node.claim.router or "")
             if streams is not None:
                 return streams, relayed(name, service)
         return self._own_streams(name), service
-
-    def _last_seen(self, link: Link) -> float:
-        return self._wallclock() - (self._reactor.seconds() - link.session.last_received)
-
-    def _router_of(self, node: _Node) -> str | None:
-        if node.link is not None:
-            return self.identity.name
-        return node.claim.router if node.claim is not None and node.connected else None
-
-    def _node_status(self, node: _Node) -> NodeStatus:
-        record, counters, link = node.record, node.port.counters, node.link
-        return NodeStatus(
-            record.name,
-            record.addresses,
-            record.pod_subnets,
-            node.connected,
-            record.revoked_at is not None,
-            self._router_of(node),
-            node.since,
-            node.last_seen if link is None else self._last_seen(link),
-            counters.spoofed,
-            counters.malformed,
-            counters.unroutable,
-            counters.away,
-            None if link is None else link_status(link, node.peer_address, node.since, self._last_seen(link)),
-        )
 
 
 class _Counted:

@@ -66,6 +66,16 @@ class TunStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """Another router of the network."""
+
+    name: str
+    addresses: tuple[str, ...]
+    connected: bool
+    rtt: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RouterStatus:
     network: str
     router: str
@@ -74,6 +84,7 @@ class RouterStatus:
     advertised: tuple[IPNetwork, ...]
     refused: tuple[str, ...]
     tun: TunStatus
+    routers: tuple[PeerStatus, ...]
     nodes: tuple[NodeStatus, ...]
 
 

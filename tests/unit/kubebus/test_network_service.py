@@ -158,6 +158,17 @@ class Recorders(Factory):
         return self.made[-1]
 
 
+def members_answer(members: MemoryMembers) -> Deferred[NodeRecord | None]:
+    """Make the next question about a node wait for this."""
+    answer: Deferred[NodeRecord | None] = Deferred()
+
+    async def node(name: str) -> NodeRecord | None:
+        return await answer
+
+    members.node = node  # type: ignore[method-assign]
+    return answer
+
+
 class NetworkServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = World(node_record("edge1", 2), node_record("edge2", 3))
@@ -326,6 +337,31 @@ class NetworkServiceTests(SynchronousTestCase):
         self.world.members.remove("edge2")
         self.assertEqual(seen[4:], [("edge2", None)])
 
+    def test_a_watcher_that_fails_costs_nobody_a_link(self) -> None:
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        self.world.router.subscribe(lambda name, node: broken() if node and node.connected else None)
+        edge = self.world.edge("edge1", temporary_path(self))
+        self.edges.append(edge)
+        edge.service.subscribe(broken)
+        edge.service.startService()
+        self.world.pump()
+        self.assertTrue(edge.service.connected)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_a_session_whose_node_is_revoked_while_it_is_let_in(self) -> None:
+        edge = self.world.edge("edge1", temporary_path(self))
+        self.edges.append(edge)
+        members, asked = self.world.members, members_answer(self.world.members)
+        edge.service.startService()
+        self.world.pump()
+        members.put(node_record("edge1", 2, revoked_at=1.0))
+        asked.callback(node_record("edge1", 2))
+        self.world.pump()
+        self.assertFalse(edge.service.connected)
+        self.assertFalse(self.world.router.is_live("edge1"))
+
     def test_the_saved_configuration_serves_without_a_cloud(self) -> None:
         edge = self.start("edge1")
         edge.service.stopService()
@@ -437,7 +473,7 @@ class NetworkServiceTests(SynchronousTestCase):
 
     def test_a_peer_that_does_not_read_costs_a_bounded_queue(self) -> None:
         one, two = self.start("edge1"), self.start("edge2")
-        link = self.world.router._nodes["edge1"].link
+        link = self.world.router._table._nodes["edge1"].link
         assert link is not None
         link.pauseProducing()
         packet = tcp_gso_packet("10.10.0.5", "10.250.0.2", 60000)
