@@ -114,23 +114,30 @@ class Controller:
             return
         if delay <= 0:
             self._queue[key] = None
-            if not self._busy:
-                self._busy = True
-                self._working = Deferred.fromCoroutine(self._work())
-                self._working.addErrback(self._broken)
+            self._wake()
         elif key not in self._delayed:
             self._delayed[key] = self.reactor.callLater(delay, self._due, key)
+
+    def _wake(self) -> None:
+        if self._queue and not self._busy:
+            self._busy = True
+            self._working = Deferred.fromCoroutine(self._work())
+            self._working.addErrback(self._broken)
 
     def _due(self, key: Key) -> None:
         del self._delayed[key]
         self.enqueue(key)
 
     def _subscribe(self) -> None:
+        # Nothing is worked off before everything is noted: an owner may be of a kind that comes after its dependents'.
+        busy, self._busy = self._busy, True
         for resource in self.follows:
             changed = self._changed_of(resource)
             self._cancels.append(self.api.cache.subscribe(resource, Subscriber(changed, self._closed)))
             for obj in self.api.cache.current(resource):
                 self._note(resource, obj)
+        self._busy = busy
+        self._wake()
 
     def _closed(self) -> None:
         """The cache reads the store anew; so do we, once it has."""

@@ -268,6 +268,19 @@ class CollectorTests(ApiTestCase):
         self.settle()
         self.assertEqual([one["metadata"]["name"] for one in self.all(CONFIGMAP)], ["top"])
 
+    def test_a_restarted_collector_knows_all_owners_before_it_judges(self) -> None:
+        owner = self.make(REPLICA_SET, workload())
+        reference = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": owner["metadata"]["uid"]}
+        pod = template()
+        pod["metadata"] |= {"name": "web-1", "ownerReferences": [reference]}
+        self.make(POD, pod)
+        self.running[0].stop()
+        again = Collector(self.clock, self.api)
+        again.start()
+        self.addCleanup(again.stop)
+        self.settle()
+        self.assertEqual([one["metadata"]["name"] for one in self.all(POD)], ["web-1"])
+
 
 class RolloutTests(SynchronousTestCase):
     """The arithmetic of one step."""
