@@ -1,7 +1,7 @@
 # mypy: disallow-untyped-calls=False
 """The local administration socket: HTTP and JSON over a UNIX socket that only root can open.
 
-Each part of the system brings its own resource; :mod:`kubebus.cli` is the client. Paths begin with ``/v1/``.
+Each part of the system brings its own resources; :mod:`kubebus.cli` is the client. Paths begin with ``/v1/``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,33 @@ from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from kubebus.identity import InvalidIdentity
-from kubebus.interfaces import NodeRecord, RegistryError
-from kubebus.joinstring import HostPort, JoinString
-from kubebus.members import Members, NotFound, NotRevoked
-from kubebus.records import TokenRecord
-from kubebus.tokens import TOKEN_LIFETIME
+from kubebus.interfaces import RegistryError
 
 _log = Logger()
 
 
-class BadRequest(ValueError):
-    """The request cannot be done as it stands. The message says why."""
+class RequestError(Exception):
+    """The request cannot be done. The message says why."""
+
+    status = 500
+
+
+class BadRequest(RequestError):
+    """Nor can it ever be as it stands."""
+
+    status = 400
+
+
+class NotFound(RequestError):
+    """What it is about does not exist."""
+
+    status = 404
+
+
+class Conflict(RequestError):
+    """Not in the present state of things."""
+
+    status = 409
 
 
 Answer = object | Awaitable[object]
@@ -45,8 +60,8 @@ class JSONResource(Resource):
     """A leaf that answers JSON. Give it one function per HTTP method.
 
     A function gets the request's JSON body (``None`` for an empty one) and its query (the last value of each name)
-    and returns what ``json`` can write, or an awaitable of it. Known errors become an answer with ``{"error": …}``:
-    :class:`BadRequest` 400, :class:`kubebus.members.NotFound` 404, :class:`kubebus.interfaces.RegistryError` 503.
+    and returns what ``json`` can write, or an awaitable of it. Errors become an answer with ``{"error": …}``: a
+    :class:`RequestError` with its status, :class:`kubebus.interfaces.RegistryError` with 503.
     """
 
     isLeaf = True
@@ -70,12 +85,8 @@ class JSONResource(Resource):
             answer = method(_body(request), query_of(request))
             if isinstance(answer, Awaitable):
                 answer = await answer
-        except (BadRequest, InvalidIdentity) as error:
-            status, answer = 400, {"error": str(error)}
-        except NotFound as error:
-            status, answer = 404, {"error": str(error.args[0])}
-        except NotRevoked as error:
-            status, answer = 409, {"error": str(error)}
+        except RequestError as error:
+            status, answer = error.status, {"error": str(error)}
         except RegistryError as error:
             status, answer = 503, {"error": str(error)}
         else:
@@ -126,117 +137,6 @@ def _body(request: Request) -> object:
         raise BadRequest(f"the body is not JSON: {error}") from error
 
 
-# The resources of this package
-
-
-class TokensResource(Resource):
-    """``GET /v1/tokens``, ``POST /v1/tokens``, ``DELETE /v1/tokens/ID``.
-
-    :param routers: where new nodes reach the routers, for join strings.
-    :param ca_hash: of the CA that routers show now.
-    """
-
-    def __init__(
-        self, members: Members, routers: Callable[[], tuple[HostPort, ...]], ca_hash: Callable[[], str]
-    ) -> None:
-        super().__init__()
-        self._members = members
-        self._routers = routers
-        self._ca_hash = ca_hash
-        self._all = JSONResource(GET=self._list, POST=self._create)
-
-    def render(self, request: Request) -> int | bytes:
-        return self._all.render(request)
-
-    def getChild(self, path: bytes, request: Request) -> IResource:
-        token_id = path.decode("ascii", "replace")
-
-        async def revoke(body: object, query: Mapping[str, str]) -> object:
-            await self._members.revoke_token(token_id)
-            return {"revoked": token_id}
-
-        return JSONResource(DELETE=revoke) if path else self._all
-
-    async def _list(self, body: object, query: Mapping[str, str]) -> object:
-        return {"tokens": [token_json(token) for token in await self._members.tokens()]}
-
-    async def _create(self, body: object, query: Mapping[str, str]) -> object:
-        fields = body if isinstance(body, dict) else {}
-        node, lifetime = fields.get("node"), fields.get("lifetime", TOKEN_LIFETIME)
-        if not (node is None or isinstance(node, str)) or not isinstance(lifetime, int | float):
-            raise BadRequest("'node' must be a name and 'lifetime' a number of seconds")
-        try:
-            token, secret = await self._members.create_token(float(lifetime), node)
-        except ValueError as error:
-            raise BadRequest(str(error)) from error
-        join_string = JoinString(
-            self._members.network, self._routers(), self._ca_hash(), token.id, secret, token.expires_at, token.node
-        )
-        return {**token_json(token), "joinString": join_string.encode()}
-
-
-def token_json(token: TokenRecord) -> dict[str, object]:
-    return {
-        "id": token.id,
-        "node": token.node,
-        "createdAt": token.created_at,
-        "expiresAt": token.expires_at,
-        "usedAt": token.used_at,
-        "usedBy": token.used_by,
-    }
-
-
-class NodesResource(Resource):
-    """``GET /v1/nodes``, ``POST /v1/nodes/NAME/revoke``, ``DELETE /v1/nodes/NAME``.
-
-    :param links: what is known of the live links, by node: merged into what the registry says.
-    """
-
-    def __init__(self, members: Members, links: Callable[[], Mapping[str, Mapping[str, object]]] = dict) -> None:
-        super().__init__()
-        self._members = members
-        self._links = links
-        self._all = JSONResource(GET=self._list)
-
-    def render(self, request: Request) -> int | bytes:
-        return self._all.render(request)
-
-    def getChild(self, path: bytes, request: Request) -> IResource:
-        if not path:
-            return self._all
-        name = path.decode("ascii", "replace")
-
-        async def revoke(body: object, query: Mapping[str, str]) -> object:
-            node = await self._members.revoke(name)
-            return {"revoked": name, "revokedAt": node.revoked_at}
-
-        async def remove(body: object, query: Mapping[str, str]) -> object:
-            await self._members.remove(name)
-            return {"removed": name}
-
-        node = Resource()
-        node.putChild(b"", JSONResource(DELETE=remove))
-        node.putChild(b"revoke", JSONResource(POST=revoke))
-        # DELETE /v1/nodes/NAME ends here, without a further segment.
-        node.render = JSONResource(DELETE=remove).render  # type: ignore[method-assign]
-        return node
-
-    async def _list(self, body: object, query: Mapping[str, str]) -> object:
-        links = self._links()
-        nodes = await self._members.nodes()
-        return {"nodes": [{**node_json(node), **links.get(node.name, {})} for node in nodes]}
-
-
-def node_json(node: NodeRecord) -> dict[str, object]:
-    return {
-        "name": node.name,
-        "addresses": list(map(str, node.addresses)),
-        "podSubnets": list(map(str, node.pod_subnets)),
-        "enrolledAt": node.enrolled_at,
-        "revokedAt": node.revoked_at,
-    }
-
-
 def status_resource(status: Callable[[], Answer]) -> JSONResource:
     """``GET /v1/status``: whatever ``status`` returns, which ``json`` can write."""
     return JSONResource(GET=lambda body, query: status())
@@ -245,13 +145,28 @@ def status_resource(status: Callable[[], Answer]) -> JSONResource:
 # The socket
 
 
+class Folder(Resource):
+    """What its children are; everything else does not exist, which is said in JSON."""
+
+    def getChild(self, path: bytes, request: Request) -> IResource:
+        return _Missing()
+
+
+class _Missing(Resource):
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        where = request.path.decode("ascii", "replace")
+        return error_answer(request, 404, f"this daemon has no {where}: perhaps it is another's socket (--socket)")
+
+
 class AdminSite(Site):
     """:param resources: by the path segment after ``/v1/``, for instance ``{"tokens": TokensResource(…)}``."""
 
     noisy = False
 
     def __init__(self, reactor: Any, resources: Mapping[str, IResource]) -> None:
-        root, v1 = Resource(), Resource()
+        root, v1 = Folder(), Folder()
         root.putChild(b"v1", v1)
         for name, resource in resources.items():
             v1.putChild(name.encode("ascii"), resource)

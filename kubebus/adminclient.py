@@ -125,8 +125,6 @@ def _message(response: http.client.HTTPResponse) -> str:
     try:
         return str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):
-        if response.status == 404:
-            return "this daemon has no such function (is it the router's socket? --socket names another)"
         return f"the daemon answered {response.status} {response.reason}"
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 
-from kubebus.admin import BadRequest, JSONResource
+from kubebus.admin import BadRequest, JSONResource, NotFound
 from kubebus.ca import expires_at, key_hash
-from kubebus.members import Members, NotFound
+from kubebus.members import Members
 from kubebus.trust import RouterTrust
 
 

@@ -11,6 +11,7 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from kubebus.interfaces import StreamAddress
+from kubebus.joinstring import HostPort
 from kubebus.wire import MAX_MESSAGE
 
 ANSWER_SECONDS = 30.0
@@ -43,4 +44,7 @@ def peer_name(addr: IAddress) -> str:
     if isinstance(addr, StreamAddress):
         return "the other end of its link"
     host = getattr(addr, "host", None)
-    return str(addr) if host is None else f"{host}:{addr.port}"  # type: ignore[attr-defined]
+    if host is None:
+        return str(addr)
+    # IPv4 peers of an IPv6 socket.
+    return str(HostPort(host.removeprefix("::ffff:"), addr.port))  # type: ignore[attr-defined]

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredLock
+from twisted.logger import Logger
 
 from kubebus.addresses import AddressPlan, Assignment, PoolExhausted
 from kubebus.identity import PeerIdentity, Role, check_name
 from kubebus.interfaces import Change, NodeRecord, Record, Registry, RegistryError, Subscription
-from kubebus.records import ADDRESSES, NODES, TOKENS, NodeEntry, TokenRecord
+from kubebus.records import ADDRESSES, NODES, TOKENS, DamagedRecord, NodeEntry, TokenRecord
 from kubebus.tokens import MAX_TOKEN_LIFETIME, TOKEN_LIFETIME, Refusal, Refused, check_token, new_token, use
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Members:
     :param clock: the current time in UNIX seconds.
     """
 
+    log = Logger()
+
     def __init__(self, network: str, registry: Registry, plan: AddressPlan, clock: Callable[[], float]) -> None:
         self.network = network
         self.plan = plan
@@ -66,10 +69,18 @@ class Members:
         return sorted((entry.node for entry in entries), key=lambda node: node.name)
 
     def subscribe(self, changed: Callable[[str, NodeRecord | None], None]) -> Subscription:
-        """Call ``changed(name, node)`` for every node now, then at every change (``None``: removed)."""
+        """Call ``changed(name, node)`` for every node now, then at every change (``None``: removed).
+
+        A record that is damaged is logged, and left out.
+        """
 
         def decoded(name: str, record: Record | None) -> None:
-            changed(name, None if record is None else NodeEntry.decode(name, record.value).node)
+            try:
+                node = None if record is None else NodeEntry.decode(name, record.value).node
+            except DamagedRecord as error:
+                self.log.error("{why}", why=str(error))
+                return
+            changed(name, node)
 
         return self._registry.subscribe(NODES, decoded)
 

@@ -19,7 +19,7 @@ from kubebus.addresses import random_ula
 from kubebus.ca import ROUTER_LIFETIME, Authority, expires_at, issue_router, key_hash, verify_chain
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role
 from kubebus.interfaces import Change, Record, Registry, RegistryError, Subscription
-from kubebus.records import CA, NetworkRecord
+from kubebus.records import CA, DamagedRecord, NetworkRecord
 from kubebus.tlsconfig import ServerTLS
 
 RECORD = "network"
@@ -190,7 +190,12 @@ class RouterTrust(Service):
     def _changed(self, name: str, record: Record | None) -> None:
         if name != RECORD or record is None:
             return
-        self._trust(NetworkRecord.decode(name, record.value).bundle)
+        try:
+            bundle = NetworkRecord.decode(name, record.value).bundle
+        except DamagedRecord as error:
+            self.log.error("{why}; what was trusted before is trusted still", why=str(error))
+            return
+        self._trust(bundle)
 
     def _issue(self) -> None:
         now = self._clock()

@@ -89,7 +89,8 @@ def _dropped(node: dict[str, Any]) -> int:
 
 def _edge(status: dict[str, Any], now: float, out: Output) -> None:
     state = f"connected to router {status['router']}" if status["connected"] else "not connected"
-    out.line(f"Node {status['node']} of network {status['network']}: {state}, since {ago(now, status['since'])}")
+    length = duration(now - status["since"])
+    out.line(f"Node {status['node']} of network {status['network']}: {state} for {length}")
     link = status["link"]
     facts = [
         ("addresses", " ".join(status["addresses"])),

@@ -19,7 +19,7 @@ from edgectl.kubernetes import KubernetesClient
 from edgectl.nodes import NodeOptions
 from kubebus import __version__
 from kubebus.addresses import AddressPlan, InvalidPlan
-from kubebus.admin import AdminService, NodesResource, TokensResource, status_resource
+from kubebus.admin import AdminService, status_resource
 from kubebus.ca import Authority, InvalidAuthority
 from kubebus.caadmin import AuthoritiesResource
 from kubebus.composed import CannotStart, ComposedService
@@ -28,6 +28,7 @@ from kubebus.hostnetwork import HostNetworkError
 from kubebus.interfaces import Registry, RegistryError
 from kubebus.joinstring import HostPort
 from kubebus.listener import Listener
+from kubebus.memberadmin import NodesResource, TokensResource
 from kubebus.members import Members
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network

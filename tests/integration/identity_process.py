@@ -24,7 +24,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
 from kubebus.addresses import AddressPlan
-from kubebus.admin import AdminService, NodesResource, TokensResource
+from kubebus.admin import AdminService
 from kubebus.backoff import Backoff
 from kubebus.ca import Authority
 from kubebus.credentials import Keyring
@@ -33,6 +33,7 @@ from kubebus.identity import PeerIdentity
 from kubebus.join import RenewalFailed, renew, tcp_endpoint
 from kubebus.joinstring import HostPort, JoinString
 from kubebus.listener import Listener
+from kubebus.memberadmin import NodesResource, TokensResource
 from kubebus.members import Members
 from kubebus.renewal import enrolled
 from kubebus.tap.registry import StoreRegistry

@@ -24,9 +24,10 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from kubebus import cli
 from kubebus.addresses import AddressPlan
-from kubebus.admin import AdminService, BadRequest, JSONResource, NodesResource, TokensResource, status_resource
+from kubebus.admin import AdminService, BadRequest, JSONResource, status_resource
 from kubebus.adminclient import AdminClient, AdminError
 from kubebus.joinstring import HostPort, JoinString
+from kubebus.memberadmin import NodesResource, TokensResource
 from kubebus.members import Members
 from kubebus.output import Output, ago, duration, size
 from kubebus.testing import MemoryRegistry
@@ -275,7 +276,8 @@ class ResourceTests(AdminCase):
         self.assertEqual(await self.ask("PUT", "/v1/echo?a=1&a=2", {"x": "ü"}), [{"x": "ü"}, {"a": "2"}])
 
     async def test_errors(self) -> None:
-        await self.assertError(404, "no such function", "GET", "/v1/nothing")
+        await self.assertError(404, "this daemon has no /v1/nothing", "GET", "/v1/nothing")
+        await self.assertError(404, "this daemon has no /v1/nodes/x/y", "GET", "/v1/nodes/x/y")
         await self.assertError(405, "use PUT here", "GET", "/v1/echo")
         await self.assertError(400, "not like this", "POST", "/v1/broken")
         await self.assertError(500, "ZeroDivisionError.*the daemon's log", "GET", "/v1/broken")

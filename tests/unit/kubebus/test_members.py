@@ -171,6 +171,14 @@ class EnrolTests(MembersCase):
         with self.assertRaisesRegex(DamagedRecord, "'edge-1' is damaged"):
             await self.members.node("edge-1")
 
+    async def test_damaged_record_does_not_end_a_subscription(self) -> None:
+        seen: list[str] = []
+        subscription = self.members.subscribe(lambda name, node: seen.append(name))
+        await self.registry.commit([Change("nodes", "edge-1", b"rubbish", 0)])
+        await self.join("edge-2")
+        subscription.cancel()
+        self.assertEqual(seen, ["edge-2"])
+
 
 class RacingRouters(MembersCase):
     """Two routers over one registry."""
