@@ -229,14 +229,14 @@ class EdgeLinkService(Service):
         self._since, self._error = self._options.wallclock(), None
         self.log.info("Node {node} is connected to {peer}", node=self.identity.name, peer=link.peer)
         self._options.learn_time(config.time)
-        self.reconfigure(link, config)
+        self.reconfigure(config, _reserved(link))
         waiting, self._waiting = self._waiting, set()
         for each in waiting:
             each.callback(None)
 
-    def reconfigure(self, link: Link, config: LinkConfig) -> None:
+    def reconfigure(self, config: LinkConfig, reserved: tuple[IPAddress, ...]) -> None:
         try:
-            self._configure(config, _reserved(link))
+            self._configure(config, reserved)
             self._saved.save(config)
         except (HostNetworkError, TunError, OSError) as error:
             # A node whose own network cannot be set up still has its streams.
@@ -269,13 +269,12 @@ class EdgeLinkService(Service):
     def _configure(self, config: LinkConfig, reserved: tuple[IPAddress, ...]) -> None:
         if self._tun is None:
             self._tun = self._open_tun(self.network.interface)
+            self._tun.start(self._from_tun, self._tun_lost)
             self._host.forward(self.network.interface, ipv6=self._host.has_ipv6())
         interface = self._interface
         interface.apply(config.addresses, config.routes, config.pod_subnets, config.mtu, reserved)
         self._packets.configure((*map(ip_network, config.addresses), *config.pod_subnets), config.mtu)
         before, self._now = self._now, EdgeNetwork(config, interface.routes, interface.refused)
-        if before is None:
-            self._tun.start(self._from_tun)
         if before is None or before.refused != self._now.refused:
             for refused in self._now.refused:
                 self.log.warn("Node {node}: {why}", node=self.identity.name, why=refused.why)
@@ -285,6 +284,14 @@ class EdgeLinkService(Service):
             except Exception:
                 # Whoever watches must not cost the node its link.
                 self.log.failure("Telling of the network configuration failed")
+
+    def _tun_lost(self) -> None:
+        """Somebody removed the device: make it anew, as it was."""
+        self._tun = None
+        self._interface.forget()
+        link, now = self._link, self._now
+        if now is not None:
+            self.reconfigure(now.config, () if link is None else _reserved(link))
 
     def _from_tun(self, payloads: list[bytes]) -> None:
         self._packets.from_host(payloads)
@@ -324,7 +331,7 @@ class _RouterLink:
         self._edge.link_is_up(link, self._attempt, hello.config)
 
     def link_configured(self, link: Link, config: LinkConfig) -> None:
-        self._edge.reconfigure(link, config)
+        self._edge.reconfigure(config, _reserved(link))
 
     def link_packets(self, link: Link, payloads: list[bytes]) -> None:
         self._edge.packets_received(link, payloads)

@@ -148,6 +148,10 @@ class TunnelInterface:
         self._apply_routes([route for route in routes if route.subnet.version == 4 or ipv6], held, reserved)
         self._apply_held(tuple(subnet for subnet in held if subnet.version == 4 or ipv6))
 
+    def forget(self) -> None:
+        """The interface is gone, and its addresses and routes with it."""
+        self._routes, self._addresses, self._mtu = (), (), 0
+
     def undo(self) -> None:
         """Take everything back."""
         for subnet in self._routes:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from kubebus.control import AdvertisedRoute, Close, Hello, LinkConfig, encode
 from kubebus.forwarding import Forwarder, Port
 from kubebus.frames import CONTROL, frame
-from kubebus.hostnetwork import HostNetwork, TunnelInterface
+from kubebus.hostnetwork import HostNetwork, HostNetworkError, TunnelInterface
 from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import NodeAway, NodeRecord, RegistryError, Subscription
 from kubebus.link import Link, LinkHandler
@@ -32,7 +32,7 @@ from kubebus.session import Side, Timing
 from kubebus.status import RouterStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable, StreamEndpoint
 from kubebus.tokens import Refusal, Refused
-from kubebus.tundevice import OpenTun, TunDevice, tun_status
+from kubebus.tundevice import OpenTun, TunDevice, TunError, tun_status
 
 _RETRY: Final = 1.0
 """Seconds between attempts while the registry is away."""
@@ -119,18 +119,31 @@ class RouterService(Service):
         :raises HostNetworkError: if the host's network cannot be set up.
         """
         super().startService()
+        self._set_up()
+        self._subscription = self._members.subscribe(self._table.record_changed)
+        self._starting = Deferred.fromCoroutine(self._begin())
+        self._starting.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._starting.addErrback(lambda failure: self.log.failure("The router cannot work with others", failure))
+
+    def _set_up(self) -> None:
+        """Make the TUN device, and the host's routes over it."""
         network = self.network
         self._tun = self._open_tun(network.interface)
         pools = [AdvertisedRoute(pool, True) for pool in network.pools]
         self._interface.apply(network.router_addresses, pools, (), network.mtu)
         for refused in self._interface.refused:
             self.log.error("Network {network}: {why}", network=network.name, why=refused.why)
-        self._host.forward(self.network.interface, ipv6=self._host.has_ipv6())
-        self._tun.start(self._forwarder.from_host)
-        self._subscription = self._members.subscribe(self._table.record_changed)
-        self._starting = Deferred.fromCoroutine(self._begin())
-        self._starting.addErrback(lambda failure: failure.trap(CancelledError) and None)
-        self._starting.addErrback(lambda failure: self.log.failure("The router cannot work with others", failure))
+        self._host.forward(network.interface, ipv6=self._host.has_ipv6())
+        self._tun.start(self._forwarder.from_host, self._tun_lost)
+
+    def _tun_lost(self) -> None:
+        """Somebody removed the device: make it anew."""
+        self._tun = None
+        self._interface.forget()
+        try:
+            self._set_up()
+        except (TunError, HostNetworkError) as error:
+            self.log.error("The host has no way into the network any more: {error}", error=str(error))
 
     async def _begin(self) -> None:
         """Take part in what the routers share; links are let in after that."""

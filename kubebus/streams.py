@@ -37,6 +37,10 @@ RESET: Final = 7
 WINDOW_SIZE: Final = 256 * 1024
 """How many bytes a stream's receiver takes that nobody has consumed: 10 Mbit/s at a round trip of 200 ms."""
 
+FIRST_WINDOW: Final = 64 * 1024
+"""The window that a stream begins with. It grows with the first bytes that are consumed, so that streams which are
+opened and then stall cost a quarter of the memory."""
+
 MAX_STREAMS: Final = 256
 """How many streams the peer may have open at a time."""
 
@@ -79,7 +83,8 @@ class Stream:
     events: StreamEvents | None = None
     send_window: int = 0
     # How much more the peer may send before it must hear of consumption.
-    receive_window: int = WINDOW_SIZE
+    receive_window: int = FIRST_WINDOW
+    window_size: int = FIRST_WINDOW
     consumed_bytes: int = 0
     outgoing: bytearray = field(default_factory=bytearray)
     open: bool = False
@@ -115,7 +120,9 @@ class Stream:
         if self.over:
             return
         self.consumed_bytes += size
-        if self.consumed_bytes >= WINDOW_SIZE // 2 and not self.end_received:
+        if self.consumed_bytes >= self.window_size // 2 and not self.end_received:
+            self.consumed_bytes += WINDOW_SIZE - self.window_size
+            self.window_size = WINDOW_SIZE
             self.owner.credit(self)
 
 
@@ -155,7 +162,7 @@ class Streams:
         stream = Stream(self._next, self, events)
         self._next += 2
         self._streams[stream.number] = stream
-        self._send(stream.number, OPEN, WINDOW_SIZE.to_bytes(4, "big") + name)
+        self._send(stream.number, OPEN, FIRST_WINDOW.to_bytes(4, "big") + name)
         return stream
 
     def frame_received(self, payload: bytes) -> None:
@@ -262,7 +269,7 @@ class Streams:
         stream.events = answer
         if not stream.over:
             # Before anything that the service has written already.
-            self._send(number, ACCEPT, WINDOW_SIZE.to_bytes(4, "big"))
+            self._send(number, ACCEPT, FIRST_WINDOW.to_bytes(4, "big"))
             answer.accepted()
 
     def _check_past(self, number: int) -> None:

@@ -42,6 +42,7 @@ class MemoryTun:
         self.written: list[bytes] = []
         self.paused = self.closed = False
         self._receiver: Receiver | None = None
+        self._lost: Callable[[], None] = lambda: None
         self._waiting: list[bytes] = []
 
     def route(self, *payloads: bytes) -> None:
@@ -51,9 +52,14 @@ class MemoryTun:
         self._waiting += payloads
         self._deliver()
 
-    def start(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    def start(self, receiver: Receiver, lost: Callable[[], None]) -> None:
+        self._receiver, self._lost = receiver, lost
         self._deliver()
+
+    def vanish(self) -> None:
+        """Somebody removes the device."""
+        self.close()
+        self._lost()
 
     def write(self, payload: bytes) -> bool:
         if self.closed:
@@ -99,7 +105,7 @@ class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ig
 
     def test_packets_come_out_whole(self) -> None:
         received: list[bytes] = []
-        self.device.start(received.extend)
+        self.device.start(received.extend, self.fail)
         for size in (1, 1000):
             self.send(size)
         self.spin(lambda: len(received) == 2)
@@ -120,7 +126,7 @@ class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ig
         received: list[bytes] = []
         self.send(1)
         self.device.pause()
-        self.device.start(received.extend)
+        self.device.start(received.extend, self.fail)
         self.device.pause()
         self.send(2)
         self.assertEqual(received, [])
@@ -129,7 +135,7 @@ class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ig
         self.device.resume()
 
     def test_closing(self) -> None:
-        self.device.start(lambda payloads: None)
+        self.device.start(lambda payloads: None, self.fail)
         self.device.close()
         self.device.close()
         self.device.resume()

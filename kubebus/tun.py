@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
@@ -100,10 +101,11 @@ class LinuxTun:
         self.counters = TunCounters()
         self._reactor, self._fd, self._swapped = reactor, fd, swapped
         self._receiver: Receiver | None = None
+        self._on_lost: Callable[[], None] | None = None
         self._paused = False
 
-    def start(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    def start(self, receiver: Receiver, lost: Callable[[], None]) -> None:
+        self._receiver, self._on_lost = receiver, lost
         if not self._paused:
             self._reactor.addReader(self)
 
@@ -158,7 +160,7 @@ class LinuxTun:
         except OSError as error:
             # EIO: somebody has set the interface down. It is readable again when it is up.
             if error.errno != errno.EIO:
-                self._lost(error)
+                self._lost(str(error))
                 return
         if packets:
             if self._swapped:
@@ -169,8 +171,14 @@ class LinuxTun:
                 self._receiver(packets)
 
     def connectionLost(self, reason: Failure) -> None:
-        self.close()
+        # The reactor says so when the device was removed: its file has an error for ever.
+        self._lost(reason.getErrorMessage())
 
-    def _lost(self, error: OSError) -> None:
-        _log.error("TUN device {name} is gone: {error}", name=self.name, error=error)
-        self._reactor.removeReader(self)
+    def _lost(self, why: str) -> None:
+        if self._fd < 0:
+            return
+        _log.error("TUN device {name} is gone: {why}", name=self.name, why=why)
+        self.close()
+        lost, self._on_lost = self._on_lost, None
+        if lost is not None:
+            lost()

@@ -36,7 +36,8 @@ class TunDevice(Protocol):
     name: str
     counters: TunCounters
 
-    def start(self, receiver: Receiver) -> None: ...
+    def start(self, receiver: Receiver, lost: Callable[[], None]) -> None:
+        """Give packets to ``receiver``. ``lost`` is called once if somebody else removes the device."""
 
     def write(self, payload: bytes) -> bool:
         """Hand a PACKET payload, which has been checked, to the kernel. ``False``: it did not take it."""

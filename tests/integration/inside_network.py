@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from kubebus.control import AdvertisedRoute
@@ -61,9 +61,10 @@ class LinuxTunTests(TunContract, TestCase):
         self.assertIn("another process has it", str(error))
 
     async def test_the_device_is_removed_by_somebody(self) -> None:
-        self.device.start(lambda payloads: None)
+        gone: Deferred[None] = Deferred()
+        self.device.start(lambda payloads: None, lambda: gone.callback(None))
         shell("ip link delete kbt0")
-        await deferLater(self.reactor, 0.05)
+        await gone.addTimeout(5, self.reactor)
         self.assertFalse(self.device.write(b"\0" * 40))
 
 

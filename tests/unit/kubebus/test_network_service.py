@@ -337,6 +337,19 @@ class NetworkServiceTests(SynchronousTestCase):
         self.world.members.remove("edge2")
         self.assertEqual(seen[4:], [("edge2", None)])
 
+    def test_a_device_that_somebody_removes_is_made_anew(self) -> None:
+        edge = self.start("edge1")
+        for side in (edge, self.world):
+            old = side.tun
+            side.host.addresses.clear()
+            side.host.routes.clear()
+            side.tun = MemoryTun()
+            old.vanish()
+            self.assertNotEqual((side.host.addresses, side.host.routes), ([], []))
+        edge.tun.route(udp_packet("10.250.0.2", "10.10.0.5"))
+        self.world.pump()
+        self.assertEqual(len(self.world.tun.written), 1)
+
     def test_a_watcher_that_fails_costs_nobody_a_link(self) -> None:
         def broken(*_: object) -> None:
             raise ZeroDivisionError

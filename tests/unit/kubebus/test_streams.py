@@ -19,7 +19,7 @@ from kubebus.frames import HEADER_SIZE, MAX_STREAM_DATA, FrameParser
 from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import NodeAway, StreamAddress
 from kubebus.linkerrors import LocalProtocolError, StreamViolation
-from kubebus.streams import MAX_STREAMS, WINDOW_SIZE, Stream, Streams
+from kubebus.streams import FIRST_WINDOW, MAX_STREAMS, WINDOW_SIZE, Stream, Streams
 from kubebus.streamtransport import LinkStreams, ServiceTable
 
 NODE = PeerIdentity("default", Role.NODE, "edge1")
@@ -197,10 +197,22 @@ class TransportTests(SynchronousTestCase):
         self.pair.pump()
         self.assertEqual(self.server.received, b"")
         self.assertEqual(len(other_server.received), WINDOW_SIZE * 4)
-        self.assertEqual(client._stream.queued, WINDOW_SIZE * 3)
+        self.assertEqual(client._stream.queued, WINDOW_SIZE * 4 - FIRST_WINDOW)
         server.resumeProducing()
         self.pair.pump()
         self.assertEqual(len(self.server.received), WINDOW_SIZE * 4)
+
+    def test_a_window_grows_when_it_is_used(self) -> None:
+        client, server = self.open()
+        client.write(bytes(WINDOW_SIZE * 4))
+        self.pair.pump()
+        self.assertEqual(len(self.server.received), WINDOW_SIZE * 4)
+        server.pauseProducing()
+        client.write(bytes(WINDOW_SIZE * 4))
+        self.pair.pump()
+        waiting = WINDOW_SIZE * 4 - client._stream.queued
+        self.assertGreater(waiting, WINDOW_SIZE // 2)
+        self.assertLessEqual(waiting, WINDOW_SIZE)
 
     def test_a_paused_reader_gets_all_before_the_end(self) -> None:
         self.server = HalfTalker()
@@ -423,7 +435,7 @@ class ViolationTests(SynchronousTestCase):
             (5, 5, b"\0"),
             (5, 8, b""),
             (5, 7, b"x" * 300),
-            (5, 4, bytes(WINDOW_SIZE + 1)),
+            (5, 4, bytes(FIRST_WINDOW + 1)),
         ):
             self.assertRaises(StreamViolation, self.frame, number, operation, body)
         self.assertRaises(StreamViolation, self.streams.frame_received, b"\0\0\0\1")
