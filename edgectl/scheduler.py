@@ -31,8 +31,12 @@ def _waiting(pod: Obj) -> bool:
         and spec.get("schedulerName", NAME) == NAME
         and "deletionTimestamp" not in pod["metadata"]
         and not spec.get("schedulingGates")
-        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+        and not _ended(pod)
     )
+
+
+def _ended(pod: Obj) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _matters(node: Obj) -> tuple[Any, ...]:
@@ -61,6 +65,8 @@ class Scheduler(Controller):
                     self._load.remove(before)
                 if now is not None:
                     self._load.add(now)
+                if before is not None and before["spec"].get("nodeName") and (now is None or _ended(now)):
+                    self._look_again()
             elif before is not None and now is not None and _matters(before) == _matters(now):
                 return  # A heartbeat makes no room.
             queue(change)
@@ -74,10 +80,15 @@ class Scheduler(Controller):
     def keys(self, resource: Resource, obj: Obj) -> Iterable[Key]:
         if resource == POD and _waiting(obj):
             return (key_of(obj),)
-        # Room may have come free, or a node appeared: all that wait are looked at again.
-        if resource == NODE or "deletionTimestamp" in obj["metadata"]:
-            return [key_of(one) for one in self.api.cache.current(POD) if _waiting(one)]
-        return ()
+        return self._all_waiting() if resource == NODE else ()
+
+    def _all_waiting(self) -> list[Key]:
+        return [key_of(one) for one in self.api.cache.current(POD) if _waiting(one)]
+
+    def _look_again(self) -> None:
+        """A pod left its node: there may be room for those that wait."""
+        for key in self._all_waiting():
+            self.enqueue(key)
 
     async def reconcile(self, key: Key) -> None:
         pod = self.api.cache.get(POD, *key)

@@ -87,6 +87,8 @@ class WatchCache:
             if resource is not None:
                 self._kinds[resource].objects[kv.key] = decode(kv)
         self._advance(found.revision)
+        if self._watch is not None:
+            self._watch.cancel()
         if not self._stopped:
             self._watch = self._objects.store.watch(self._objects.root, found.revision + 1, self)
 

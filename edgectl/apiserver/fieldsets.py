@@ -136,7 +136,8 @@ class Fields:
     def without(self, obj: dict[str, Any], paths: Iterable[Path], type_name: str) -> dict[str, Any]:
         """The object without these fields, and without what is left empty by that."""
         result = obj
-        for path in sorted(paths, key=len, reverse=True):
+        # Whole items before their fields: without its keys an item could not be told any more.
+        for path in sorted(paths, key=len):
             result = self._drop(result, path, self._schema.get(type_name))
         return result
 

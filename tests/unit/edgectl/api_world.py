@@ -122,7 +122,7 @@ class ApiTestCase(SynchronousTestCase):
         self.done(self.api.delete(resource, namespace, name, DeleteOptions(**options)))
         self.settle()
 
-    def add_node(self, name: str, *, ready: bool = True, taints: list[Obj] | None = None, **labels: str) -> None:
+    def add_node(self, name: str, *, ready: Any = True, taints: Any = None, **labels: Any) -> None:
         spec = {"taints": taints} if taints else {}
         self.make(NODE, {"metadata": {"name": name, "labels": labels}, "spec": spec}, "")
         status = {
