@@ -1,6 +1,7 @@
 """A way through the firewall of a Docker engine for what the tunnel carries.
 
-Docker sets the policy of ``FORWARD`` to ``DROP`` and leaves the chain ``DOCKER-USER`` to others
+Pods' own rules are the engine's business; these are for what a router, or a node without pods, forwards. Docker sets
+the policy of ``FORWARD`` to ``DROP`` and leaves the chain ``DOCKER-USER`` to others
 (https://docs.docker.com/engine/network/packet-filtering-firewalls/). Our rules stand there, and nowhere else; they
 can be made before the engine starts, which keeps what it finds.
 """
@@ -35,7 +36,8 @@ class DockerFirewall:
             # Fails where the chain exists.
             _run(tool, "--new-chain", _CHAIN)
             for direction in ("--in-interface", "--out-interface"):
-                self._allow(tool, [direction, interface, "--jump", "ACCEPT"])
+                comment = ["--match", "comment", "--comment", f"{interface} tunnel"]
+                self._allow(tool, [direction, interface, *comment, "--jump", "ACCEPT"])
 
     def close(self) -> None:
         """Take back what was added."""
