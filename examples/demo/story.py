@@ -39,6 +39,8 @@ class Memory:
     seconds_to_running: float = 0.0
     uids: dict[str, str] = field(default_factory=dict)
     containers: dict[str, ContainerView] = field(default_factory=dict)
+    megabytes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """RSS and PSS of each process with one pod on each device."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,9 @@ def pods_run(world: World, memory: Memory) -> str:
     for edge, name in ((world.edges[0], "web"), (world.edges[1], "client")):
         memory.uids[name] = world.pod(name)["metadata"]["uid"]
         (memory.containers[name],) = edge.containers(name)
+    for process, daemon in [("router", world.cloud), *((edge.name, edge.agent) for edge in world.edges)]:
+        assert daemon is not None
+        memory.megabytes[process] = memory_of(daemon.pid)
     return (
         f"{'; '.join(applied.splitlines())}\n"
         f"kubectl get -w saw web Running {memory.seconds_to_running:.1f} s after the apply"
@@ -442,6 +447,8 @@ chapter("The cloud is gone")
 
 @step("kill -9 of the cloud: the pods go on")
 def cloud_dies(world: World, memory: Memory) -> str:
+    # Whatever happens from here on, these are to be the pods in the end.
+    memory.uids = {each["metadata"]["name"]: each["metadata"]["uid"] for each in world.pods()}
     world.cloud.kill9()
     try:
         world.kubectl("get", "nodes", timeout=10)
@@ -560,13 +567,18 @@ def back(world: World, edge: Edge) -> bool:
 
 @step("the pods are the same: same UIDs, and the containers that ran when it returned run on")
 def pods_are_the_same(world: World, memory: Memory) -> str:
+    for workload in ("deployment/hello", "daemonset/watcher"):
+        world.kubectl("rollout", "status", workload, "--timeout=60s", timeout=70)
+    pods = {each["metadata"]["name"]: each for each in world.pods()}
+    uids = {name: pod["metadata"]["uid"] for name, pod in pods.items()}
+    check(uids == memory.uids, f"the pods that there were, {memory.uids}", uids)
     for edge, name in zip(world.edges, ("web", "client"), strict=True):
-        pod = world.pod(name)
-        check(pod["metadata"]["uid"] == memory.uids[name], f"UID {memory.uids[name]}", pod["metadata"]["uid"])
+        pod = pods[name]
         (now,) = edge.containers(name)
         check(now == memory.containers[name], f"{name}'s container untouched", now)
         check(told_running(world, name, f"docker://{now.id}"), f"docker://{now.id} in the status", pod["status"])
-    return "\n".join(f"{name}: UID {uid}" for name, uid in memory.uids.items())
+    width = max(map(len, memory.uids))
+    return "\n".join(f"{name:{width}} UID {uid}" for name, uid in sorted(memory.uids.items()))
 
 
 @step("and answer the cloud and each other as before")
@@ -587,10 +599,7 @@ chapter("In figures")
 @step("what it costs")
 def figures(world: World, memory: Memory) -> str:
     lines = [f"kubectl apply to Running: {memory.seconds_to_running:.1f} s"]
-    for name, daemon in [("router", world.cloud), *((edge.name, edge.agent) for edge in world.edges)]:
-        assert daemon is not None
-        check(daemon.alive, f"{name} running")
-        rss, pss = memory_of(daemon.pid)
+    for name, (rss, pss) in memory.megabytes.items():
         lines.append(f"{name}: RSS {rss:.0f} MB (PSS {pss:.0f} MB)" + ("" if name == "router" else " with one pod"))
     return "\n".join(lines)
 

@@ -190,6 +190,11 @@ class World:
         found: dict[str, Any] = self.kubectl.json("get", "pod", name)
         return found
 
+    def pods(self) -> list[dict[str, Any]]:
+        """All pods of the namespace ``default``, as the Kubernetes API has them."""
+        found: list[dict[str, Any]] = self.kubectl.json("get", "pods")["items"]
+        return found
+
     def pod_ip(self, name: str) -> str:
         address: str = self.pod(name)["status"]["podIP"]
         return address
