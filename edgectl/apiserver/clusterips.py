@@ -27,6 +27,11 @@ class ClusterIps:
     def _key(self, address: str) -> bytes:
         return self._objects.record_key("clusterips", address)
 
+    @property
+    def full(self) -> str:
+        """What to say when no address is left."""
+        return f"no free address is left in {self._cidr}; delete services, or use a larger service subnet"
+
     def wants(self, service: Obj) -> bool:
         """Whether a service is to get an address, or names one."""
         spec = service["spec"]

@@ -111,7 +111,8 @@ def delete_options(query: Query, body: Any) -> DeleteOptions:
     grace = given.get("gracePeriodSeconds", whole(query, "gracePeriodSeconds"))
     if grace is not None and (not isinstance(grace, int) or isinstance(grace, bool)):
         raise bad_request("gracePeriodSeconds: is not a whole number")
-    preconditions = given.get("preconditions") or {}
+    preconditions = given.get("preconditions")
+    preconditions = {} if preconditions is None else preconditions
     propagation = given.get("propagationPolicy") or query.get("propagationPolicy") or ""
     if not propagation and given.get("orphanDependents"):
         propagation = "Orphan"

@@ -199,7 +199,10 @@ class Api:
     async def _create_service(self, obj: Obj, conditions: Sequence[Compare]) -> Obj | None:
         """Create a service with an address that nobody else gets."""
         asked = obj["spec"].get("clusterIP")
-        for address in await self._ips.candidates(obj):
+        candidates = await self._ips.candidates(obj)
+        if not candidates:
+            raise errors.internal(f"failed to allocate a service IP: {self._ips.full}")
+        for address in candidates:
             compares, ops = self._ips.take(address, obj)
             spec = {**obj["spec"], "clusterIP": address, "clusterIPs": [address]}
             created = await self.objects.create(SERVICE, {**obj, "spec": spec}, [*conditions, *compares], ops)

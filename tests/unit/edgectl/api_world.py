@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from edgectl.apiserver.cache import Change, Subscriber, WatchCache
@@ -87,13 +88,16 @@ class ApiTestCase(SynchronousTestCase):
             self.clock.advance(0)
 
     def done(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of what needs no more than the store."""
-        running = Deferred.fromCoroutine(work)
+        """The result, or the error, of what needs no more than the store."""
+        outcome: list[T | Failure] = []
+        Deferred.fromCoroutine(work).addBoth(outcome.append)
         for _ in range(50):
-            if running.called:
+            if outcome:
                 break
             self.clock.advance(0)
-        result: T = self.successResultOf(running)
+        result = outcome[0]
+        if isinstance(result, Failure):
+            result.raiseException()
         return result
 
     def make(self, resource: Resource, obj: Obj, namespace: str = "default") -> Obj:
