@@ -11,14 +11,14 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.python.usage import Options, UsageError
 
 from kubebus.identity import InvalidIdentity, check_name
-from kubebus.interfaces import IPNetwork
+from kubebus.interfaces import IPAddress, IPNetwork
 from kubebus.joinstring import HostPort
 
 _SHOWN = 40
@@ -197,6 +197,10 @@ def name(text: str) -> str:
 
 def host_port(text: str) -> HostPort:
     return HostPort.parse(text)
+
+
+def address(text: str) -> IPAddress:
+    return ip_address(text)
 
 
 def network(text: str) -> IPNetwork:

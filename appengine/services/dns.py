@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from random import sample
 from typing import Any
@@ -24,6 +24,7 @@ TTL = 5
 PORT = 53
 _FORWARD_SECONDS = (2, 4)
 _MAX_TCP = 64
+_MAX_ALIASES = 8
 
 
 class ClusterResolver(common.ResolverBase):
@@ -40,19 +41,25 @@ class ClusterResolver(common.ResolverBase):
         found = self.names.find(text)
         if found is None:
             return fail(error.AuthoritativeDomainError(name))
-        answers = list(_records(text, found, type))
-        alias = next((a for a in answers if a.type == dns.CNAME), None)
-        if alias is not None and type != dns.CNAME:
-            return self._follow(alias, found.alias, cls, type, timeout)
-        more = [record for each in found.locations for record in self._addresses_of(each.target)]
-        return succeed((answers, [] if answers else [self._authority()], more if type == dns.SRV else []))
+        answers: list[dns.RRHeader] = []
+        if type != dns.CNAME:
+            text, found, answers = self._follow(text, found)
+        if found is not None:
+            answers += _records(text, found, type)
+        locations = found.locations if found is not None and type == dns.SRV else ()
+        more = [record for each in locations for record in self._addresses_of(each.target)]
+        return succeed((answers, [] if answers else [self._authority()], more))
 
-    def _follow(self, alias: dns.RRHeader, target: str, cls: int, type: int, timeout: object) -> Deferred[Any]:
-        """The alias, and what it leads to, if that is ours as well; else whoever asks follows it."""
-        if not self.names.covers(target) or self.names.find(target) is None:
-            return succeed(([alias], [], []))
-        result = self._lookup(target.encode("ascii", "replace"), cls, type, timeout)
-        return result.addCallback(lambda found: ([alias, *found[0]], found[1], found[2]))
+    def _follow(self, name: str, found: Found) -> tuple[str, Found | None, list[dns.RRHeader]]:
+        """Where aliases lead within our names, and the aliases; ``None`` where the asker has to go on."""
+        aliases: list[dns.RRHeader] = []
+        at: Found | None = found
+        while at is not None and at.alias:
+            if len(aliases) == _MAX_ALIASES:
+                return name, None, aliases
+            aliases += _records(name, at, dns.CNAME)
+            name, at = at.alias, self.names.find(at.alias)
+        return name, at, aliases
 
     def _addresses_of(self, name: str) -> Iterable[dns.RRHeader]:
         found = self.names.find(name)
@@ -68,7 +75,7 @@ class ClusterResolver(common.ResolverBase):
 
 def _records(name: str, found: Found, type: int) -> Iterable[dns.RRHeader]:
     payloads: list[Any] = []
-    if found.alias:
+    if type == dns.CNAME and found.alias:
         payloads = [dns.Record_CNAME(found.alias, TTL)]
     elif type in (dns.A, dns.AAAA):
         kind, record = (IPv4Address, dns.Record_A) if type == dns.A else (IPv6Address, dns.Record_AAAA)
@@ -112,10 +119,14 @@ class NameServer(Service):
     ) -> None:
         self._reactor = reactor
         self._address, self._port = address, port
-        self.cluster = ClusterResolver(names)
+        self._cluster = ClusterResolver(names)
         forward = Resolver(resolv=upstream, reactor=reactor, timeout=_FORWARD_SECONDS)
-        self._factory = _Factory(authorities=[self.cluster], clients=[forward])
+        self._factory = _Factory(authorities=[self._cluster], clients=[forward])
         self._ports: list[IListeningPort] = []
+
+    def tell(self, names: ClusterNames) -> None:
+        """Answer from these names from now on."""
+        self._cluster.names = names
 
     def startService(self) -> None:
         """:raises twisted.internet.error.CannotListenError: if the port is taken."""
@@ -126,10 +137,7 @@ class NameServer(Service):
             self._reactor.listenTCP(self._port, self._factory, interface=self._address),
         ]
 
-    def stopService(self) -> Deferred[object]:
+    def stopService(self) -> Deferred[Any]:
         super().stopService()
         ports, self._ports = self._ports, []
         return gatherResults([maybeDeferred(port.stopListening) for port in ports])
-
-
-Sink = Callable[[ClusterNames], None]

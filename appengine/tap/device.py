@@ -7,6 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from twisted.application.service import Service
+from twisted.internet.error import CannotListenError
+
 from appengine.tap.options import Options
 from appengine.tap.place import LinkNetworkSource, PatientEndpoint
 from kubebus import __version__
@@ -16,6 +19,7 @@ from kubebus.credentials import Credentials, DamagedCredentials, Keyring
 from kubebus.dialling import router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
 from kubebus.hostnetwork import HostNetworkError
+from kubebus.interfaces import IPAddress
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.renewal import Renewer, enrolled
@@ -27,6 +31,7 @@ from kubebus.tundevice import TunError
 from metasync.admin import meta_resource
 from metasync.client import SyncClientService
 from metasync.interfaces import Store, StoreError
+from metasync.keys import NodeKeys
 from metasync.opening import open_store
 from metasync.wire import SERVICE as SYNC_SERVICE
 
@@ -95,17 +100,51 @@ class DeviceNode(ComposedService):
         from appengine.kubelet import SERVICE as KUBELET_SERVICE
         from appengine.service import Engine
 
+        source = LinkNetworkSource(link)
         engine = Engine(
             self.reactor,
             store,
             link.identity.network,
             link.identity.name,
             self._options["docker"],
-            LinkNetworkSource(link),
+            source,
             self._state / "pods",
-            cluster_dns=self._options["cluster-dns"],
+            cluster_dns=self._cluster_dns(store, link, source),
             cluster_domain=self._options["cluster-domain"],
         )
         self.add(engine)
         link.serve(KUBELET_SERVICE, engine.kubelet_factory())
         return engine.admin_resources()
+
+    def _cluster_dns(self, store: Store, link: EdgeLinkService, source: LinkNetworkSource) -> list[str]:
+        """Start what leads to Services; the addresses at which pods find their names."""
+        from appengine.services.dns import NameServer
+        from appengine.services.names import ClusterNames
+        from appengine.services.proxy import ServiceProxy
+        from kubebus.hairpin import reflect
+        from kubebus.nftables import Nftables
+
+        domain, keys = self._options["cluster-domain"], NodeKeys(link.identity.network, link.identity.name)
+        chosen: tuple[IPAddress, ...] = self._options["cluster-dns"]
+        nothing_yet = ClusterNames((), domain)
+        server = NameServer(self.reactor, nothing_yet, str(self._options["dns-address"]))
+        rules = Nftables()
+        self.at_stop(rules.close)
+        self.add(ServiceProxy(self.reactor, store, keys, source, rules.run, server.tell, reflect, domain))
+        if chosen:
+            return list(map(str, chosen))
+        self._start_name_server(server)
+        return [str(self._options["dns-address"])]
+
+    def _start_name_server(self, server: Service) -> None:
+        address, host = self._options["dns-address"], LinuxHostNetwork()
+        try:
+            host.add_address("lo", address)
+            self.at_stop(lambda: host.remove_address("lo", address))
+            self.add(server)
+        except (HostNetworkError, CannotListenError) as error:
+            self.log.error(
+                "Pods cannot look up names of Services at {address}: {error}. Choose another --dns-address",
+                address=str(address),
+                error=str(error),
+            )

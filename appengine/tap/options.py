@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,9 @@ from kubebus.identity import InvalidIdentity, check_name
 from kubebus.joinstring import InvalidJoinString, JoinString
 
 STATE_DIR = Path("/var/lib/edgenode")
+
+DNS_ADDRESS = IPv4Address("169.254.20.10")
+"""What Kubernetes' own NodeLocal DNSCache uses (https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/)."""
 
 
 def _join_string(text: str) -> JoinString:
@@ -51,10 +55,18 @@ class Options(SettingsOptions):
         ),
         Setting("no-pods", "run no pods: network and metadata only", flag=True),
         Setting(
+            "dns-address",
+            "a link-local address of this host at which pods find the names of Services",
+            config.address,
+            "ADDRESS",
+            DNS_ADDRESS,
+        ),
+        Setting(
             "cluster-dns",
-            "an address of the cluster's name service, for pods",
-            allowed="ADDRESS",
-            default=(),
+            "a name service for pods instead of this node's own",
+            config.address,
+            "ADDRESS",
+            (),
             repeat=True,
         ),
         Setting("cluster-domain", "the cluster's domain, for pods", allowed="DOMAIN", default="cluster.local"),

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
+from twisted.internet.interfaces import IReactorTime
 
 from kubebus.interfaces import Change, Record, RegistryError, Subscription
-from metasync.interfaces import Store, StoreError, Watch
+from metasync.following import Follower
+from metasync.interfaces import Store, StoreError
 from metasync.keys import registry_prefix
-from metasync.model import Compare, Delete, EventType, KeyRange, KeyValue, Op, Put, WatchBatch
-
-_RETRY_SECONDS = 1.0
-"""Between two attempts to read the registry while the store is away."""
+from metasync.model import Compare, Delete, KeyRange, KeyValue, Op, Put
 
 
 class StoreRegistry:
@@ -46,8 +42,13 @@ class StoreRegistry:
             raise RegistryError(f"the registry could not be written: {error}") from error
 
     def subscribe(self, kind: str, changed: Callable[[str, Record | None], None]) -> Subscription:
-        subscription = _Subscription(self, kind, changed)
-        subscription.start()
+        def told(changes: Mapping[bytes, KeyValue | None]) -> None:
+            for name, kv in changes.items():
+                if not subscription.cancelled:
+                    changed(name.decode(), None if kv is None else self._record(kind, kv))
+
+        subscription = _Subscription(Follower(self._reactor, self._store, self._key(kind, ""), told))
+        subscription.follower.start()
         return subscription
 
     async def _read(self, keys: KeyRange) -> tuple[int, tuple[KeyValue, ...]]:
@@ -71,76 +72,10 @@ class StoreRegistry:
 
 
 class _Subscription:
-    """Reads a kind, then watches it; on any failure of the watch it reads again and tells the difference."""
-
-    _log = Logger()
-
-    def __init__(self, registry: StoreRegistry, kind: str, changed: Callable[[str, Record | None], None]) -> None:
-        self._registry = registry
-        self._kind = kind
-        self._changed = changed
-        self._known: dict[str, int] = {}
-        self._watch: Watch | None = None
-        self._retry: IDelayedCall | None = None
-        self._cancelled = False
-
-    def start(self) -> None:
-        self._retry = None
-        Deferred.fromCoroutine(self._follow()).addErrback(self._lost)
-
-    async def _follow(self) -> None:
-        registry = self._registry
-        revision, kvs = await registry._read(registry._range(self._kind))
-        if self._cancelled:
-            return
-        gone = set(self._known)
-        for kv in kvs:
-            record = registry._record(self._kind, kv)
-            gone.discard(record.name)
-            self._tell(record.name, record, record.revision)
-        for name in gone:
-            self._tell(name, None, revision)
-        self._watch = registry._store.watch(registry._range(self._kind), revision + 1, self)
-
-    def batch(self, batch: WatchBatch) -> None:
-        for event in batch.events:
-            name = self._registry._name(self._kind, event.kv.key)
-            if event.type is EventType.DELETE:
-                self._tell(name, None, batch.revision)
-            else:
-                self._tell(name, self._registry._record(self._kind, event.kv), batch.revision)
-
-    def progress(self, revision: int) -> None:
-        pass
-
-    def failed(self, error: StoreError) -> None:
-        self._again(str(error))
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.cancelled = False
 
     def cancel(self) -> None:
-        self._cancelled = True
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._retry is not None:
-            self._retry.cancel()
-
-    def _tell(self, name: str, record: Record | None, revision: int) -> None:
-        if self._cancelled:
-            return
-        if record is None:
-            if self._known.pop(name, None) is None:
-                return
-        elif self._known.get(name) == record.revision:
-            return
-        else:
-            self._known[name] = record.revision
-        self._changed(name, record)
-
-    def _lost(self, failure: object) -> None:
-        self._again(str(failure))
-
-    def _again(self, why: str) -> None:
-        if self._cancelled:
-            return
-        self._log.warn("Watching the registry's {kind} failed, reading it again: {why}", kind=self._kind, why=why)
-        self._watch = None
-        self._retry = self._registry._reactor.callLater(_RETRY_SECONDS, self.start)
+        self.cancelled = True
+        self.follower.stop()
