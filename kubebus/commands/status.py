@@ -12,7 +12,7 @@ from kubebus.output import Output, ago, duration, size
 if TYPE_CHECKING:
     from kubebus.commands import Subparsers
 
-_ROUTER_KEYS = {"network", "router", "addresses", "pools", "advertised", "refused", "tun", "nodes"}
+_ROUTER_KEYS = {"network", "router", "addresses", "pools", "advertised", "refused", "tun", "routers", "nodes"}
 _EDGE_KEYS = {"network", "node", "connected", "router", "since", "error", "addresses", "pod_subnets", "routes"}
 _EDGE_KEYS |= {"refused", "tun", "link", "foreign", "malformed", "lost"}
 
@@ -56,6 +56,9 @@ def _router(status: dict[str, Any], now: float, out: Output) -> None:
     )
     for refused in status["refused"]:
         out.line(f"  ! {refused}")
+    for peer in status.get("routers", ()):
+        state = f"connected, {_rtt(peer)}" if peer["connected"] else "not connected"
+        out.line(f"  router {peer['name']} at {' '.join(peer['addresses'])}: {state}")
     out.line()
     head = ("NODE", "STATE", "SINCE", "ADDRESS", "POD SUBNETS", "LAST SEEN", "RTT", "RECEIVED", "SENT", "DROPPED")
     out.table(head, [_node_row(node, now) for node in nodes], "no nodes: 'kubebus token create' lets one in")

@@ -23,6 +23,7 @@ from kubebus.admin import AdminService, status_resource
 from kubebus.ca import Authority, InvalidAuthority
 from kubebus.caadmin import AuthoritiesResource
 from kubebus.composed import CannotStart, ComposedService
+from kubebus.dialling import router_creator, router_identity, tls_dialler
 from kubebus.enrol import Issuer, RenewFactory, join_handler, renew_farewell, renew_handler
 from kubebus.hostnetwork import HostNetworkError
 from kubebus.interfaces import Registry, RegistryError
@@ -32,8 +33,10 @@ from kubebus.memberadmin import NodesResource, TokensResource
 from kubebus.members import Members
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
+from kubebus.peers import PeerOptions
 from kubebus.renewal import RENEW_SERVICE
 from kubebus.router import RouterOptions, RouterService, farewell
+from kubebus.sharedlinks import SharedLinks
 from kubebus.status import as_json
 from kubebus.tap.directory import RouterDirectory
 from kubebus.tap.options import Options
@@ -76,7 +79,7 @@ class CloudNode(ComposedService):
         registry = StoreRegistry(self.reactor, store, self._options["network"])
         trust = await self._trust(registry)
         members = Members(self._options["network"], registry, self._plan(trust), time.time)
-        router = self._router(trust, members)
+        router = self._router(trust, members, registry)
         self.add(trust)
         self.add(router)
         sync = SyncServerFactory(self.reactor, store, self._options["network"], self._options["router-name"])
@@ -112,7 +115,7 @@ class CloudNode(ComposedService):
     def _plan(self, trust: RouterTrust) -> AddressPlan:
         return AddressPlan(trust.ula, self._options["node-subnet"], self._options["pod-subnet"])
 
-    def _router(self, trust: RouterTrust, members: Members) -> RouterService:
+    def _router(self, trust: RouterTrust, members: Members, registry: Registry) -> RouterService:
         options = self._options
         try:
             network = Network(
@@ -127,8 +130,22 @@ class CloudNode(ComposedService):
             members,
             lambda name: open_tun(self.reactor, name),
             LinuxHostNetwork(),
-            RouterOptions(time.time, lambda: [str(each) for each in self._public], agent=f"kubebus/{__version__}"),
+            RouterOptions(
+                time.time,
+                lambda: [str(each) for each in self._public],
+                agent=f"kubebus/{__version__}",
+                peers=PeerOptions(
+                    SharedLinks(registry, trust.identity.name),
+                    tls_dialler(self.reactor, router_creator(trust, time.time)),
+                    router_identity,
+                ),
+            ),
         )
+
+    def _routers(self, router: RouterService) -> tuple[HostPort, ...]:
+        """Where nodes reach this router, then where they reach the others that are known now."""
+        others = [HostPort.parse(each) for peer in router.status().routers for each in peer.addresses]
+        return (*self._public, *others)
 
     def _listen(self, trust: RouterTrust, members: Members, router: RouterService) -> None:
         issuer = Issuer(
@@ -136,7 +153,7 @@ class CloudNode(ComposedService):
             lambda: trust.authority,
             lambda: trust.bundle,
             time.time,
-            routers=lambda: self._public,
+            routers=lambda: self._routers(router),
             is_live=router.is_live,
         )
         router.serve(RENEW_SERVICE, RenewFactory(self.reactor, issuer))
@@ -216,7 +233,7 @@ class CloudNode(ComposedService):
     ) -> None:
         resources = {
             "status": status_resource(lambda: as_json(router.status())),
-            "tokens": TokensResource(members, lambda: self._public, lambda: trust.ca_hash),
+            "tokens": TokensResource(members, lambda: self._routers(router), lambda: trust.ca_hash),
             "nodes": NodesResource(members, lambda: _links(router)),
             "ca": AuthoritiesResource(trust, members),
             "meta": meta_resource(store, sync.status),

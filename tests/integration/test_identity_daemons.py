@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kubebus.ca import Authority, issue_node, new_key
 from kubebus.credentials import Credentials, Keyring
 from kubebus.joinstring import JoinString
 from tests.lab.daemon import Daemon
+from tests.lab.etcd import Etcd
 from tests.lab.internet import Internet
 from tests.lab.state import Run
 from tests.lab.waiting import wait_until
@@ -230,3 +232,67 @@ class DaemonTests(SharedWorld, SynchronousTestCase):
         newcomer.close()
         self.assertTrue(self.client.get("/v1/ca")["authorities"][0]["issues"])
         self.assertEqual(self.client.get("/v1/ca")["authorities"][0]["hash"], new)
+
+
+class TwoRouterDaemonTests(SynchronousTestCase):
+    """Two routers with public addresses of their own, over one etcd."""
+
+    def test_a_router_dies(self) -> None:
+        net = Internet(sites=1, cloud=False)
+        self.addCleanup(net.close)
+        folder = Run.current().directory("two-routers")
+        etcd = Etcd(namespace=net.eip, host=net.eip_address)
+        self.addCleanup(etcd.close)
+        etcd.start()
+        places = {"r1": (net.eip, net.eip_address), "r2": (net.host, "198.51.100.1")}
+        daemons: dict[str, Daemon] = {}
+        for name, (namespace, address) in places.items():
+            daemons[name] = twistd(
+                name,
+                "kubebus",
+                *("--state-dir", str(folder / name), "--socket", str(folder / f"{name}.sock")),
+                *("--store", f"etcd://{etcd.host}:{etcd.port}", "--public-address", address, "--router-name", name),
+                namespace=namespace,
+            )
+            self.addCleanup(daemons[name].close)
+            if name == "r2":
+                (folder / name).mkdir()
+                shutil.copy(folder / "r1" / "ca.pem", folder / name / "ca.pem")
+            daemons[name].start()
+            daemons[name].wait_for("Listening on", 60)
+        clients = {name: AdminClient(str(folder / f"{name}.sock")) for name in places}
+        wait_until(lambda: clients["r1"].get("/v1/status")["routers"][0]["connected"], 30, "the routers' link")
+
+        join_string = clients["r1"].post("/v1/tokens")["joinString"]
+        self.assertEqual(len(JoinString.decode(join_string).routers), 2)
+        edge = twistd(
+            "edge",
+            "edgenode",
+            *("--state-dir", str(folder / "edge"), "--socket", str(folder / "edge.sock"), "--no-pods"),
+            *("--node-name", "edge", "--join", join_string),
+            namespace=net.sites[0].node,
+        )
+        self.addCleanup(edge.close)
+        edge.start()
+
+        def router_of(view: str) -> str | None:
+            (node,) = clients[view].get("/v1/status")["nodes"]
+            return node["router"] if node["connected"] else None
+
+        def at(view: str, router: str) -> bool:
+            return router_of(view) == router
+
+        for view in places:
+            wait_until(partial(at, view, "r1"), 30, f"{view} knows that the node is at r1")
+        daemons["r1"].kill9()
+        wait_until(partial(at, "r2", "r2"), 60, "the node is at r2")
+        daemons["r1"].start()
+        daemons["r1"].wait_for("Listening on", 60)
+        wait_until(partial(at, "r1", "r2"), 30, "r1 knows that the node has moved")
+
+        # Revoked at the one router, cut by the other, at once.
+        clients["r1"].post("/v1/nodes/edge/revoke")
+        started = time.monotonic()
+        wait_until(lambda: router_of("r2") is None, 10, "r2 cuts the link", 0.02)
+        self.assertLess(time.monotonic() - started, 1.0)
+        self.assertTrue(edge.alive)

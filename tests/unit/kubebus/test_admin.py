@@ -69,6 +69,7 @@ ROUTER_STATUS = {
     "advertised": [],
     "refused": ["10.0.0.0/8 is not routed: it is this host's own"],
     "tun": TUN,
+    "routers": [{"name": "r2", "addresses": ["198.51.100.2:443"], "connected": True, "rtt": 0.002}],
     "nodes": [NODE, {**NODE, "name": "edge-2", "connected": False, "link": None, "last_seen": None}, AT_R2],
     "sync": {"pending": 3, "connected": True, "lag": 5.0},
 }
@@ -206,6 +207,7 @@ class StatusCommandTests(AdminCase):
             self.assertIn(word, row)
         self.assertRegex(text, r"edge-2 +away .* never +- +- +- +1\n")
         self.assertRegex(text, r"edge-3 +at r2 ")
+        self.assertIn("router r2 at 198.51.100.2:443: connected, 2.0 ms", text)
         self.assertIn("! 10.0.0.0/8 is not routed", text)
         self.assertRegex(text, r"sync:\n  pending: +3\n  connected: yes\n  lag: +5s\n")
         self.assertEqual(json.loads(await self.output("status", "--json")), ROUTER_STATUS)
