@@ -372,17 +372,20 @@ class SimulatedEdge:
 
     async def start(self) -> None:
         """Report the node, and begin to run what is desired of it."""
+        await self.report_node()
+        keys = KeyRange.prefix(self._prefix)
+        now = await self._store.range(keys)
+        for kv in now.kvs:
+            self.desired(kv.key, kv.value)
+        self._watch = self._store.watch(keys, now.revision + 1, self)
+
+    async def report_node(self) -> None:
         status = {
             "capacity": {"cpu": "4", "memory": "1Gi", "pods": "110"},
             "nodeInfo": {"architecture": "amd64", "operatingSystem": "linux", "kubeletVersion": "v1.29.0"},
             "conditions": [{"type": "Ready", "status": "True", "reason": "Simulated", "lastTransitionTime": _STARTED}],
         }
         await self._store.txn([], [Put(self._keys.reported_node, json.dumps({"status": status}).encode())])
-        keys = KeyRange.prefix(self._prefix)
-        now = await self._store.range(keys)
-        for kv in now.kvs:
-            self._desired(kv.key, kv.value)
-        self._watch = self._store.watch(keys, now.revision + 1, self)
 
     def stop(self) -> None:
         """Go offline: neither follow nor report. What is running stays."""
@@ -392,7 +395,7 @@ class SimulatedEdge:
 
     def batch(self, batch: WatchBatch) -> None:
         for event in batch.events:
-            self._desired(event.kv.key, event.kv.value if event.type is EventType.PUT else None)
+            self.desired(event.kv.key, event.kv.value if event.type is EventType.PUT else None)
 
     def progress(self, revision: int) -> None:
         pass
@@ -400,7 +403,8 @@ class SimulatedEdge:
     def failed(self, error: StoreError) -> None:
         raise error
 
-    def _desired(self, key: bytes, value: bytes | None) -> None:
+    def desired(self, key: bytes, value: bytes | None) -> None:
+        """A pod of the node's ``desired`` has changed (``None``: was removed)."""
         old = self._pods.pop(key, None)
         pod = json.loads(value) if value is not None else None
         if old is not None and (pod is None or pod["metadata"]["uid"] != old["metadata"]["uid"]):
