@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from typing import Protocol as Contract
 
-from twisted.application.service import Service
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
@@ -32,6 +31,10 @@ class Peer(Contract):
 
     @property
     def name(self) -> str: ...
+
+
+RETRY_SECONDS = 1.0
+"""Between attempts while the store does not answer."""
 
 
 def default_scopes(node: str) -> tuple[str, ...]:
@@ -67,10 +70,13 @@ class SyncServerFactory(ServerFactory):
         self._stamper = Stamper(self._store, network, "@cloud")
         self._scopes = scopes
         self._sessions: dict[str, SyncSession] = {}
-        self.lost: Callable[[StoreError], None] = lambda error: None
+        self._retry: IDelayedCall | None = None
+        self._stopped = False
 
     async def start(self) -> None:
         """Follow the store and mark its history. Sessions are made only afterwards.
+
+        When the store is lost later, all sessions end, and this is tried again until it succeeds.
 
         :raises StoreError: if the store does not answer, or cannot be written.
         """
@@ -85,23 +91,33 @@ class SyncServerFactory(ServerFactory):
 
     def stop(self) -> None:
         """End all sessions."""
-        self._lineage.stop()
-        self._stamper.stop()
-        self._store.stop()
+        self._stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._let_go()
         self._end_sessions(ConnectionAbortedError("the server stops"))
 
-    def pause(self) -> None:
-        """Let go of the store until the next :meth:`start`."""
+    def _let_go(self) -> None:
         self._lineage.stop()
         self._stamper.stop()
         self._store.stop()
 
     def _store_failed(self, error: StoreError) -> None:
         """It may come back as another store, or as its own past: nothing goes on until there is a new mark."""
-        self._lineage.stop()
-        self._stamper.stop()
         self._end_sessions(error)
-        self.lost(error)
+        self._wait_for_store(error)
+
+    def _wait_for_store(self, error: Exception) -> None:
+        self._let_go()
+        if self._retry is not None or self._stopped:
+            return
+        self.log.error("the sync waits for the store: {error}", error=error)
+        self._retry = self._reactor.callLater(RETRY_SECONDS, self._start_again)
+
+    def _start_again(self) -> None:
+        self._retry = None
+        spawn(self.start(), self._wait_for_store)
 
     def _end_sessions(self, error: Exception) -> None:
         for session in list(self._sessions.values()):
@@ -159,33 +175,3 @@ class SyncServerFactory(ServerFactory):
                 for node, session in sorted(self._sessions.items())
             },
         }
-
-
-class SyncServerService(Service):
-    """Runs a :class:`SyncServerFactory`: starts it, and again whenever its store was lost, until the store answers."""
-
-    log = Logger()
-    retry_seconds = 1.0
-
-    def __init__(self, reactor: IReactorTime, factory: SyncServerFactory) -> None:
-        self._reactor = reactor
-        self._factory = factory
-        factory.lost = self._failed
-
-    def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
-        self._start()
-
-    def _start(self) -> None:
-        if self.running:
-            spawn(self._factory.start(), self._failed)
-
-    def _failed(self, error: Exception) -> None:
-        if self.running:
-            self.log.error("the sync waits for the store: {error}", error=error)
-            self._factory.pause()
-            self._reactor.callLater(self.retry_seconds, self._start)
-
-    def stopService(self) -> None:
-        super().stopService()  # type: ignore[no-untyped-call]
-        self._factory.stop()

@@ -15,7 +15,7 @@ from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
 from metasync.model import Delete, KeyRange, Put
 from metasync.opening import open_store
-from metasync.server import SyncServerFactory, SyncServerService
+from metasync.server import SyncServerFactory
 from metasync.sqlite import SQLiteStore
 from metasync.testing import StoreContract
 from tests.lab.etcd import Etcd
@@ -84,20 +84,19 @@ class Rig:
         self.cloud = EtcdStore.open(reactor, url_of(etcd))
         self.edge = SQLiteStore.open(reactor, case.mktemp(), safe=False)
         self.factory = SyncServerFactory(reactor, self.cloud, "default")
-        self.service = SyncServerService(reactor, self.factory)
         self.link = Loopback(reactor, self.factory)
         self.client = SyncClientService(
             reactor, self.link.endpoint, self.edge, "default", "n1", jitter=lambda: 0.95, longest_wait=1.0
         )
 
     async def start(self) -> None:
-        self.service.startService()
+        await self.factory.start()
         self.client.startService()
         await until(reactor, lambda: self.client.connected, "connected")
 
     async def close(self) -> None:
         await (self.client.stopService() or _nothing())
-        self.service.stopService()
+        self.factory.stop()
         await (self.link.close() or _nothing())
         await self.edge.close()
         await self.cloud.close()

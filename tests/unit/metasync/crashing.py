@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from metasync.client import SyncClientService
 from metasync.keys import NodeKeys
 from metasync.model import EventType, KeyRange, Put, WatchBatch
-from metasync.server import SyncServerFactory, SyncServerService
+from metasync.server import SyncServerFactory
 from metasync.sqlite import SQLiteStore
 from metasync.testing import Recorder
 
@@ -43,7 +43,7 @@ def run_cloud(folder: Path, port: int) -> None:
     factory = SyncServerFactory(reactor, store, "default")
     build = factory.buildProtocol
     factory.buildProtocol = lambda addr: build(FakeAddress(FakePeer()))  # type: ignore[method-assign]
-    SyncServerService(reactor, factory).startService()
+    Deferred.fromCoroutine(factory.start())
     reactor.listenTCP(port, factory, interface="127.0.0.1")
     _write(store, folder, "cloud")
     reactor.run(installSignalHandlers=False)

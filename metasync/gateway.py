@@ -1,0 +1,288 @@
+# mypy: disallow-untyped-calls=False
+"""The local API of edge applications: etcd v3's JSON gateway over the node's own store. It works offline.
+
+``POST /v3/kv/range``, ``put``, ``deleterange``, ``txn`` and ``/v3/watch`` (also below ``/v3beta`` and ``/v3alpha``)
+are as etcd's, so that its gateway's clients work unchanged. What a caller reaches is a prefix of the application
+data, and its keys stand below that. A URL beginning with ``/scopes/SCOPE`` names the scope; else it is ``all``.
+
+Over the UNIX socket, which is root's, a caller without a token reaches a whole scope. Everywhere else a token is
+needed (``Authorization: TOKEN``, as with etcd), and it reaches what belongs to its namespace: ``SCOPE/NAMESPACE/``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from metasync.gateway_json import Fields, InvalidRequest, Translator
+from metasync.interfaces import Compacted, FutureRevision, Store, StoreError, StoreUnavailable, TxnTooLarge, Watch
+from metasync.model import DeleteResult, KeyRange, PutResult, WatchBatch
+from metasync.stamping import DataKeys
+
+MAX_BODY = 2 << 20
+"""Of a request: a little more than etcd's largest one."""
+
+MAX_WATCHES = 1000
+_VERSIONS = (b"v3", b"v3beta", b"v3alpha")
+_log = Logger()
+
+
+class NamespaceTokens:
+    """Tokens that prove a namespace. They need no store: a token is the namespace, signed.
+
+    :param secret: at least 16 bytes, the node's own; whoever knows it can make tokens.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < 16:
+            raise ValueError("the secret of the namespace tokens must have at least 16 bytes")
+        self._secret = secret
+
+    def issue(self, namespace: str) -> str:
+        return f"{namespace}.{self._sign(namespace)}"
+
+    def namespace_of(self, token: str) -> str | None:
+        """The namespace that a token proves, or ``None``."""
+        namespace, _, signature = token.rpartition(".")
+        good = bool(namespace) and hmac.compare_digest(signature.encode(), self._sign(namespace).encode())
+        return namespace if good else None
+
+    def _sign(self, namespace: str) -> str:
+        return hmac.new(self._secret, namespace.encode(), sha256).hexdigest()
+
+
+class Refused(Exception):
+    """The caller may not do this."""
+
+
+def gateway_resource(
+    store: Store, network: str, tokens: NamespaceTokens, *, scopes: Sequence[str], trusted: bool = False
+) -> Resource:
+    """The API, to be served at the root of a site.
+
+    :param scopes: the scopes of data that this node shares in, such as ``all`` and ``node.NAME``.
+    :param trusted: whether callers need no token (a socket that is root's).
+    """
+    return _Gateway(store, network, tokens, frozenset(scopes), trusted)
+
+
+class _Gateway(Resource):
+    isLeaf = True
+
+    def __init__(
+        self, store: Store, network: str, tokens: NamespaceTokens, scopes: frozenset[str], trusted: bool
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._data = DataKeys(network).data
+        self._tokens = tokens
+        self._scopes = scopes
+        self._trusted = trusted
+        self._watching = 0
+
+    def render_POST(self, request: Request) -> int:
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def failed(failure: Failure) -> None:
+            code, answer = _explain(failure)
+            if not gone:
+                request.setResponseCode(code)
+                _finish(request, answer)
+
+        Deferred.fromCoroutine(self._serve(request, gone)).addErrback(failed)
+        return NOT_DONE_YET
+
+    async def _serve(self, request: Request, gone: list[object]) -> None:
+        scope, path = self._route(list(request.postpath or []))
+        translator = Translator(self._prefix(request, scope))
+        fields = Fields(_body(request))
+        if path == b"watch":
+            self._watch(request, translator, fields)
+            return
+        calls: dict[bytes, Callable[[Translator, Fields], Awaitable[tuple[int, dict[str, Any]]]]] = {
+            b"kv/range": self._range,
+            b"kv/put": self._put,
+            b"kv/deleterange": self._delete,
+            b"kv/txn": self._txn,
+        }
+        if path not in calls:
+            raise LookupError
+        revision, answer = await calls[path](translator, fields)
+        if not gone:
+            _finish(request, {"header": header(revision), **answer})
+
+    def _route(self, path: list[bytes]) -> tuple[str, bytes]:
+        scope = "all"
+        if len(path) > 2 and path[0] == b"scopes":
+            scope, path = path[1].decode("ascii", "replace"), path[2:]
+        if not path or path[0] not in _VERSIONS:
+            raise LookupError
+        if scope not in self._scopes:
+            raise Refused(f"this node has no scope {scope!r}; it has {', '.join(sorted(self._scopes))}")
+        return scope, b"/".join(path[1:])
+
+    def _prefix(self, request: Request, scope: str) -> bytes:
+        token = request.getHeader("authorization")
+        if token is None and self._trusted:
+            return self._data + f"{scope}/".encode()
+        namespace = self._tokens.namespace_of((token or "").removeprefix("Bearer ").strip())
+        if namespace is None:
+            raise Refused("etcdserver: invalid auth token")
+        return self._data + f"{scope}/{namespace}/".encode()
+
+    async def _range(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
+        reading = translator.reading(fields)
+        found = await self._store.range(
+            reading.keys,
+            revision=reading.revision,
+            limit=1 if reading.count_only else 0 if reading.sorts else reading.limit,
+            keys_only=reading.count_only or (reading.keys_only and reading.target != "VALUE"),
+        )
+        answer = translator.range(found, reading)
+        if reading.count_only:
+            answer.pop("more", None)
+        return found.revision, answer
+
+    async def _put(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
+        done = await self._store.txn((), [translator.put(fields)])
+        (result,) = done.results
+        assert isinstance(result, PutResult)
+        return done.revision, translator.result(result, fields)
+
+    async def _delete(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
+        done = await self._store.txn((), [translator.delete(fields)])
+        (result,) = done.results
+        assert isinstance(result, DeleteResult)
+        return done.revision, translator.result(result, fields)
+
+    async def _txn(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
+        success, failure = fields.objects("success"), fields.objects("failure")
+        done = await self._store.txn(
+            [translator.compare(each) for each in fields.objects("compare")],
+            [translator.op(each) for each in success],
+            [translator.op(each) for each in failure],
+        )
+        return done.revision, translator.txn(done, success if done.succeeded else failure)
+
+    def _watch(self, request: Request, translator: Translator, fields: Fields) -> None:
+        create = Fields(fields.raw("create_request"))
+        if self._watching >= MAX_WATCHES:
+            raise StoreUnavailable(f"there are {MAX_WATCHES} watches already")
+        self._watching += 1
+        watcher = _Watcher(request, translator)
+        request.notifyFinish().addBoth(lambda _: self._ended(watcher))
+        watcher.start(self._store, translator.keys(create), create.number("start_revision"))
+
+    def _ended(self, watcher: _Watcher) -> None:
+        self._watching -= 1
+        watcher.stop()
+
+
+@implementer(IPushProducer)
+class _Watcher:
+    """One watch, as lines of JSON. A client that does not read is hung up on, for it would fill our memory."""
+
+    def __init__(self, request: Request, translator: Translator) -> None:
+        self._request = request
+        self._translator = translator
+        self._watch: Watch | None = None
+        self._over = False
+
+    def start(self, store: Store, keys: KeyRange, revision: int) -> None:
+        self._request.setHeader(b"content-type", b"application/json")
+        self._request.registerProducer(self, True)
+        self._line({"header": header(0), "created": True})
+        self._watch = store.watch(keys, revision, self)
+
+    def batch(self, batch: WatchBatch) -> None:
+        events = [self._translator.event(event) for event in batch.events]
+        self._line({"header": header(batch.revision), "events": events})
+
+    def progress(self, revision: int) -> None:
+        pass
+
+    def failed(self, error: StoreError) -> None:
+        compacted = {"compact_revision": str(error.compact_revision)} if isinstance(error, Compacted) else {}
+        self._line({"header": header(0), "canceled": True, "cancel_reason": str(error), **compacted})
+        self._hang_up()
+
+    def pauseProducing(self) -> None:
+        self._hang_up()
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._over = True
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _line(self, result: dict[str, Any]) -> None:
+        if not self._over:
+            self._request.write(json.dumps({"result": result}, separators=(",", ":")).encode() + b"\n")
+
+    def _hang_up(self) -> None:
+        if not self._over:
+            self.stop()
+            self._request.unregisterProducer()
+            self._request.finish()
+
+
+def header(revision: int) -> dict[str, str]:
+    return {"revision": str(revision)} if revision else {}
+
+
+def _body(request: Request) -> object:
+    assert request.content is not None
+    body = request.content.read(MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise TxnTooLarge("etcdserver: request is too large")
+    try:
+        return json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("the body is not JSON") from error
+
+
+def _finish(request: Request, answer: dict[str, Any]) -> None:
+    request.setHeader(b"content-type", b"application/json")
+    request.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+    request.finish()
+
+
+_CODES: list[tuple[type[Exception], int, int]] = [
+    (InvalidRequest, 400, 3),
+    (Refused, 401, 16),
+    (LookupError, 404, 5),
+    (Compacted, 400, 11),
+    (FutureRevision, 400, 11),
+    (TxnTooLarge, 400, 3),
+    (StoreUnavailable, 503, 14),
+    (StoreError, 400, 3),
+]
+"""HTTP status and gRPC code, as etcd's gateway has them."""
+
+
+def _explain(failure: Failure) -> tuple[int, dict[str, Any]]:
+    for kind, status, code in _CODES:
+        if failure.check(kind):
+            message = str(failure.value) or "Not Found"
+            if kind is Compacted:
+                message = "etcdserver: mvcc: required revision has been compacted"
+            return status, {"error": message, "code": code, "message": message}
+    _log.failure("a request of the gateway failed", failure)
+    return 500, {"error": "internal error", "code": 13, "message": "internal error"}
