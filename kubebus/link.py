@@ -132,11 +132,11 @@ class Link(TwistedProtocol):
         sent_data = False
         while not self._paused:
             # Little on a slow path: what is written can be overtaken no more.
-            data, has_data, more = queues.next_batch(min(BATCH, getattr(self.transport, "batch", BATCH)))
-            if data:
+            parts, has_data, more = queues.next_batch(min(BATCH, getattr(self.transport, "batch", BATCH)))
+            if parts:
                 sent_data |= has_data
-                self.sent_bytes += len(data)
-                self.transport.write(data)
+                self.sent_bytes += sum(map(len, parts))
+                self.transport.writeSequence(parts)
             if not more:
                 break
         if sent_data and session.sent_data(self._clock.seconds()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from kubebus.fairqueue import FairQueue, QueueCounters
 from kubebus.frames import PACKET
@@ -21,7 +21,15 @@ BATCH: Final = 64 * 1024
 _MAX_PASSING: Final = 1024
 _PACKET = PACKET << 24
 
-__all__ = ["BATCH", "MAX_BULK", "LinkQueues", "QueueCounters"]
+__all__ = ["BATCH", "MAX_BULK", "Batch", "LinkQueues", "QueueCounters"]
+
+
+class Batch(NamedTuple):
+    """Frames, in pieces; whether any hold data; and whether there may be more after them."""
+
+    parts: list[bytes]
+    has_data: bool
+    more: bool
 
 
 class LinkQueues:
@@ -88,36 +96,35 @@ class LinkQueues:
         self._waiting.clear()
         self._control.clear()
 
-    def next_batch(self, size: int = BATCH) -> tuple[bytes, bool, bool]:
-        """Frames to write now, whether any hold data, and whether more may wait.
+    def next_batch(self, size: int = BATCH) -> Batch:
+        """What to write now.
 
         :param size: about how many bytes; a single packet may be longer.
         """
         parts: list[bytes] = []
+        room = size
         while self._control:
             parts.append(self._control.popleft())
         controls = len(parts)
+        passing, waiting, counters = self._passing, self._waiting, self.counters
         # While packets wait, streams leave a quarter of every batch to them: first is not only.
-        budget = size * 3 // 4 if self._passing or self._waiting.bytes else size
-        streams = self._next_stream_frames(budget)
+        streams = self._next_stream_frames(room * 3 // 4 if passing or waiting.bytes else room)
         if streams:
             parts += streams
-            size -= sum(map(len, streams))
-        more = bool(streams)
-        counters, passing = self.counters, self._passing
-        while size > 0:
+            room -= sum(map(len, streams))
+        packets = 0
+        while room > 0:
             if passing:
                 payload = passing.popleft()
-            elif self._waiting.bytes and (waiting := self._waiting.take(self._clock())) is not None:
-                payload = waiting
+            elif waiting.bytes and (next_waiting := waiting.take(self._clock())) is not None:
+                payload = next_waiting
             else:
                 break
             length = len(payload)
-            size -= length
+            room -= length
+            packets += length
             counters.sent += 1
-            counters.sent_bytes += length
             parts.append((_PACKET | length).to_bytes(4, "big"))
             parts.append(payload)
-        else:
-            more = True
-        return b"".join(parts), len(parts) > controls, more
+        counters.sent_bytes += packets
+        return Batch(parts, len(parts) > controls, bool(streams) or room <= 0)

@@ -25,7 +25,11 @@ _write: Any = lib.SSL_write
 _get_error: Any = lib.SSL_get_error
 _bio_read: Any = lib.BIO_read
 _bio_write: Any = lib.BIO_write
+_new_mem_buf: Any = lib.BIO_new_mem_buf
+_set_eof_return: Any = lib.BIO_set_mem_eof_return
+_set_bio: Any = lib.SSL_set_bio
 _from_buffer: Any = ffi.from_buffer
+_NULL: Any = ffi.NULL
 _WANT_READ: int = lib.SSL_ERROR_WANT_READ
 _ZERO_RETURN: int = lib.SSL_ERROR_ZERO_RETURN
 
@@ -67,6 +71,16 @@ class DirectEngine:
                 break
             filled += count
         return _plain_view[:filled]
+
+    def receive(self, data: Buffer) -> memoryview:
+        # OpenSSL reads from where the data lies, not from a copy that it would keep room for. The BIO belongs to the
+        # connection, which frees the one before; it is used up when read() returns.
+        bio = _new_mem_buf(_from_buffer(data), len(data))
+        if bio == _NULL:
+            raise SSL.Error("OpenSSL has no memory left for what was received")
+        _set_eof_return(bio, -1)
+        _set_bio(self._ssl, bio, self._from_ssl)
+        return self.read()
 
     def write(self, data: Buffer) -> None:
         # An empty write would be an error of OpenSSL's.

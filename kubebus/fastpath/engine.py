@@ -7,7 +7,7 @@ better one that works with the libraries installed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from OpenSSL.SSL import Connection, WantReadError, ZeroReturnError
@@ -16,7 +16,10 @@ CHUNK = 1 << 16
 """Most bytes to feed or to encrypt at once: a GSO super-packet. OpenSSL's memory BIOs never shrink, so this bounds them
 too, at about 4/3 of it, for every connection that ever carried bulk."""
 
-ROOM = CHUNK + (CHUNK >> 2)
+RECORD = 1 << 14
+"""Most bytes in a TLS record (RFC 8446, 5.1)."""
+
+ROOM = CHUNK + RECORD
 """Bytes of scratch: :data:`CHUNK`, and what TLS adds to it or what an earlier, incomplete record leaves over."""
 
 Buffer = bytes | bytearray | memoryview
@@ -37,6 +40,12 @@ class Engine(Protocol):
     def read(self) -> memoryview:
         """Plaintext; less than :data:`ROOM` bytes: that is all. Valid until the next ``read()`` of any engine."""
 
+    def receive(self, data: Buffer) -> memoryview:
+        """:meth:`feed` and :meth:`read` in one, once the handshake is over and all that was fed has been read.
+
+        All that was received is in the answer. ``data`` is of no further use to the engine.
+        """
+
     def write(self, data: Buffer) -> None:
         """Encrypt at most :data:`CHUNK` bytes. Only after the handshake."""
 
@@ -45,6 +54,28 @@ class Engine(Protocol):
 
     def shutdown(self) -> bool:
         """Say that nothing more follows; ``True`` if the peer has said so too."""
+
+
+def gathered(parts: Iterable[Buffer]) -> Iterator[Buffer]:
+    """The same bytes in pieces worth encrypting at once: full records, of which the long ones are not copied."""
+    small: list[Buffer] = []
+    filled = 0
+    for part in parts:
+        size = len(part)
+        if filled + size <= RECORD:
+            small.append(part)
+            filled += size
+            continue
+        view = memoryview(part)
+        head = RECORD - filled
+        small.append(view[:head])
+        yield b"".join(small)
+        whole = head + (size - head) // RECORD * RECORD
+        for start in range(head, whole, CHUNK):
+            yield view[start : min(start + CHUNK, whole)]
+        small, filled = [view[whole:]], size - whole
+    if filled:
+        yield small[0] if len(small) == 1 else b"".join(small)
 
 
 EngineFactory = Callable[[Connection], Engine]
@@ -84,6 +115,10 @@ class PublicEngine:
             except ZeroReturnError:
                 self.ended = True
         return _plain[:filled]
+
+    def receive(self, data: Buffer) -> memoryview:
+        self.feed(data)
+        return self.read()
 
     def write(self, data: Buffer) -> None:
         view = memoryview(data)

@@ -33,7 +33,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory
+from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory, gathered
 from kubebus.fastpath.pacing import UnsentLimit
 
 READS_PER_WAKEUP = 4
@@ -187,10 +187,13 @@ class FastTLSTransport:
             if not count:
                 self._end_of_file()
                 return
-            self._engine.feed(_received[:count])
-            if not self._established and not self._handshake():
-                return
-            self._read()
+            if self._established:
+                self._receive(_received[:count])
+            else:
+                self._engine.feed(_received[:count])
+                if not self._handshake():
+                    return
+                self._receive(None)
             if count < CHUNK or not self.reading or self._finished:
                 return
 
@@ -234,8 +237,21 @@ class FastTLSTransport:
             self._encrypt(data)
 
     def writeSequence(self, iovec: Iterable[Buffer]) -> None:
-        """Encrypt and send as one."""
-        self.write(b"".join(iovec))
+        """Encrypt and send as one. What is long is not copied for it."""
+        if not self._established or self._early or self._said_goodbye or self.disconnecting or self._finished:
+            self.write(b"".join(iovec))
+            return
+        engine, written = self._engine, 0
+        try:
+            for data in gathered(iovec):
+                engine.write(data)
+                written += len(data)
+                if written >= CHUNK:
+                    self._flush()
+                    written = 0
+            self._flush()
+        except SSL.Error as error:
+            self._fail(error)
 
     def loseConnection(self) -> None:
         """Close once everything written is sent and a registered producer has finished."""
@@ -367,13 +383,13 @@ class FastTLSTransport:
             # doWrite() resumes the one, or ends the connection for the other.
             self._start_writing()
 
-    def _read(self) -> None:
+    def _receive(self, data: memoryview | None) -> None:
+        """Decrypt and deliver; ``None``: what came with the end of the handshake."""
         engine = self._engine
         try:
-            while not self._finished and (plain := engine.read()):
+            plain = engine.read() if data is None else engine.receive(data)
+            if plain:
                 self._deliver(plain)
-                if len(plain) < ROOM:
-                    break
         except SSL.Error as error:
             self._flush()
             self._fail(error)

@@ -3,12 +3,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from hypothesis import given
+from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.fastpath import direct, engine
 from kubebus.fastpath.direct import DirectEngine
-from kubebus.fastpath.engine import CHUNK, Engine, PublicEngine, choose_engine
+from kubebus.fastpath.engine import CHUNK, RECORD, Engine, PublicEngine, choose_engine, gathered
 from tests.unit.kubebus.fasttls import memory_pair
 
 if TYPE_CHECKING:
@@ -76,6 +78,35 @@ class EngineContract(_Base):
             received += plain
         self.assertEqual(received, data * 5)
 
+    def test_receives_piece_by_piece_what_was_cut_anywhere(self) -> None:
+        self.shake()
+        data = bytes(range(256)) * (CHUNK // 256)
+        for step in (1, 5, 1000, 16405, CHUNK):
+            # Single bytes of all would take long.
+            sent = data[:100] if step < 5 else data
+            self.client.write(sent)
+            out = b""
+            while part := bytes(self.client.output()):
+                out += part
+            received = bytearray()
+            for start in range(0, len(out), step):
+                piece = bytearray(out[start : start + step])
+                received += self.server.receive(piece)
+                # The engine has no more use for it.
+                piece[:] = bytes(len(piece))
+            self.assertEqual(received, sent)
+        self.client.shutdown()
+        self.assertEqual(bytes(self.server.receive(bytes(self.client.output()))), b"")
+        self.assertTrue(self.server.ended)
+        self.assertTrue(self.server.shutdown())
+
+    def test_forged_data_is_an_error_of_receiving_too(self) -> None:
+        self.shake()
+        self.client.write(b"genuine")
+        out = bytearray(self.client.output())
+        out[-1] ^= 1
+        self.assertRaises(SSL.Error, self.server.receive, out)
+
     def test_carries_single_bytes_of_ciphertext(self) -> None:
         self.shake()
         self.client.write(bytearray(b"piecemeal"))
@@ -129,6 +160,18 @@ class MixedEngineTests(EngineContract, SynchronousTestCase):
     def setUp(self) -> None:
         client, server = memory_pair()
         self.client, self.server = PublicEngine(client), DirectEngine(server)
+
+
+class GatheringTests(SynchronousTestCase):
+    @given(st.lists(st.integers(0, 5 * RECORD), max_size=12))
+    def test_gives_the_same_bytes_in_full_records(self, sizes: list[int]) -> None:
+        parts = [bytes([index]) * size for index, size in enumerate(sizes)]
+        pieces = [bytes(piece) for piece in gathered(parts)]
+        self.assertEqual(b"".join(pieces), b"".join(parts))
+        for piece in pieces[:-1]:
+            self.assertEqual(len(piece) % RECORD, 0)
+        for piece in pieces:
+            self.assertTrue(0 < len(piece) <= CHUNK)
 
 
 class ChoiceTests(SynchronousTestCase):

@@ -156,7 +156,7 @@ class TLSTransportContract(_Base):
         await self.establish()
         block = b"".join(number.to_bytes(4, "big") for number in range(300_000))
         self.client.link.write(block)
-        self.server.link.write(block[::-1])
+        self.server.link.writeSequence([block[:0:-1], block[:1]])
         await gatherResults([self.server.has(len(block)), self.client.has(len(block))])
         self.assertEqual(hashlib.sha256(self.server.received).digest(), hashlib.sha256(block).digest())
         self.assertEqual(hashlib.sha256(self.client.received).digest(), hashlib.sha256(block[::-1]).digest())

@@ -31,7 +31,7 @@ class QueueTests(SynchronousTestCase):
 
     def kinds(self) -> list[int]:
         """The types of the frames of the next batch; small packets count as 30."""
-        data, _, _ = self.queues.next_batch()
+        data = b"".join(self.queues.next_batch().parts)
         return [30 if kind == PACKET and len(payload) < 512 else kind for kind, payload in FrameParser().feed(data)]
 
     def test_order_of_service(self) -> None:
@@ -51,7 +51,7 @@ class QueueTests(SynchronousTestCase):
             self.queues.put_packet(tcp_gso_packet(A, B, 30000))
         self.queues.block()
         self.queues.unblock()
-        self.assertEqual(self.queues.next_batch(1)[2], True)
+        self.assertEqual(self.queues.next_batch(1).more, True)
         self.queues.put_packet(udp_packet(A, B))
         self.assertEqual(self.kinds(), [30, PACKET, PACKET])
 
@@ -68,10 +68,10 @@ class QueueTests(SynchronousTestCase):
             self.queues.put_packet(tcp_gso_packet(A, B, 30000))
         total, more = 0, True
         while more:
-            data, _, more = self.queues.next_batch()
-            total += len(data)
+            parts, _, more = self.queues.next_batch()
+            total += sum(map(len, parts))
         self.assertGreater(total, 20 * 16000 + 5 * 30000)
-        self.assertEqual(self.queues.next_batch(), (b"", False, False))
+        self.assertEqual(self.queues.next_batch(), ([], False, False))
 
     def test_bounds_while_the_peer_takes_nothing(self) -> None:
         self.queues.block()
@@ -85,15 +85,15 @@ class QueueTests(SynchronousTestCase):
     def test_a_batch_is_bounded(self) -> None:
         for _ in range(10):
             self.queues.put_packet(tcp_gso_packet(A, B, 30000))
-        data, has_data, more = self.queues.next_batch()
-        self.assertLess(len(data), BATCH + 35000)
+        parts, has_data, more = self.queues.next_batch()
+        self.assertLess(sum(map(len, parts)), BATCH + 35000)
         self.assertTrue(has_data)
         self.assertTrue(more)
-        self.assertLess(len(self.queues.next_batch(1000)[0]), 31000)
+        self.assertLess(sum(map(len, self.queues.next_batch(1000).parts)), 31000)
 
     def test_control_is_no_data(self) -> None:
         self.queues.put_control(frame(CONTROL, b"{}"))
-        self.assertEqual(self.queues.next_batch(), (frame(CONTROL, b"{}"), False, False))
+        self.assertEqual(self.queues.next_batch(), ([frame(CONTROL, b"{}")], False, False))
 
 
 _NETWORKS = st.builds(
