@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Final, Protocol
 
 from kubebus.icmp import unreachable
@@ -58,20 +59,22 @@ class Forwarder:
     :param clock: the time in seconds, for limiting ICMP errors.
     """
 
-    def __init__(
-        self, write: Callable[[bytes], bool], mtu: int, addresses: Sequence[IPAddress], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, write: Callable[[bytes], bool], mtu: int, clock: Callable[[], float]) -> None:
         self.host = Port("host", host=True)
         self.routes: RouteTable[Port] = RouteTable()
         self._write, self._mtu, self._clock = write, mtu, clock
         self._address4 = bytes(4)
         self._address6: bytes | None = None
+        self._tokens, self._filled = _ICMP_RATE, clock()
+
+    def set_addresses(self, addresses: Sequence[IPAddress]) -> None:
+        """The router's own: they lead to the host, and ICMP errors come from them."""
         for address in addresses:
+            self.routes.add(ip_network(address), self.host)
             if address.version == 4:
                 self._address4 = address.packed
             else:
                 self._address6 = address.packed
-        self._tokens, self._filled = _ICMP_RATE, clock()
 
     def add(self, port: Port, subnets: Iterable[IPNetwork]) -> None:
         for subnet in subnets:

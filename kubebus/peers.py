@@ -15,11 +15,12 @@ from kubebus.backoff import Backoff
 from kubebus.control import Hello, LinkConfig
 from kubebus.forwarding import Port
 from kubebus.identity import PeerIdentity
+from kubebus.interfaces import IPAddress
 from kubebus.link import Link
 from kubebus.linker import Attempt, Dial, Linker
 from kubebus.linkerrors import LinkError, LinkRefused, LinkReplaced
 from kubebus.session import Side, Timing
-from kubebus.sharedlinks import SharedLinks
+from kubebus.sharedlinks import RouterRecord, SharedLinks
 from kubebus.status import PeerStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable
 
@@ -45,6 +46,9 @@ class PeerOwner(Protocol):
     def peer_changed(self, name: str) -> None:
         """The link to that router came up or went down."""
 
+    def peer_addresses(self, port: Port, addresses: tuple[IPAddress, ...], present: bool) -> None:
+        """Another router's own addresses lead to ``port``, or no more."""
+
     def peer_packets(self, port: Port, payloads: list[bytes]) -> None: ...
 
 
@@ -65,7 +69,8 @@ class RouterPeers:
     ) -> None:
         self._clock, self._identity, self._services, self._owner = clock, identity, services, owner
         self._options, self._timing, self._agent = options, timing, agent
-        self._addresses: dict[str, tuple[str, ...]] = {}
+        self._records: dict[str, RouterRecord] = {}
+        self._ports: dict[str, Port] = {}
         self._links: dict[str, Link] = {}
         self._dialled: set[Link] = set()
         self._linkers: dict[str, Linker] = {}
@@ -73,13 +78,15 @@ class RouterPeers:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where the other routers are reached."""
-        return tuple(address for _, addresses in sorted(self._addresses.items()) for address in addresses)
+        return tuple(address for _, record in sorted(self._records.items()) for address in record.reached_at)
 
     def status(self) -> tuple[PeerStatus, ...]:
         links = self._links
         return tuple(
-            PeerStatus(name, addresses, name in links, links[name].session.rtt if name in links else None)
-            for name, addresses in sorted(self._addresses.items())
+            PeerStatus(
+                name, record.reached_at, record.own, name in links, links[name].session.rtt if name in links else None
+            )
+            for name, record in sorted(self._records.items())
         )
 
     def outlet(self, name: str) -> Link | None:
@@ -90,15 +97,19 @@ class RouterPeers:
         link = self.outlet(name)
         return None if link is None else link.streams
 
-    def router_changed(self, name: str, addresses: tuple[str, ...] | None) -> None:
-        """The registry tells of another router: where it is, or that it is gone for good."""
-        if addresses is None:
-            self._addresses.pop(name, None)
+    def router_changed(self, name: str, record: RouterRecord | None) -> None:
+        """The registry tells of another router, or that it is gone for good."""
+        port = self.port(name)
+        before = self._records.pop(name, None)
+        if before is not None:
+            self._owner.peer_addresses(port, before.own, False)
+        if record is None:
             linker = self._linkers.pop(name, None)
             if linker is not None:
                 linker.stop()
             return
-        self._addresses[name] = addresses
+        self._records[name] = record
+        self._owner.peer_addresses(port, record.own, True)
         if self._identity.name < name and name not in self._linkers:
             self._linkers[name] = self._linker(name)
             self._linkers[name].start()
@@ -139,7 +150,7 @@ class RouterPeers:
 
         return Linker(
             self._clock,
-            lambda: self._addresses.get(name, ()),
+            lambda: self._records[name].reached_at if name in self._records else (),
             self._options.dial,
             make_link,
             failed,
@@ -155,21 +166,26 @@ class RouterPeers:
             link.close(LinkRefused(f"router {name!r} was expected, and this is {peer}: each needs a name of its own"))
             return False
         old = self._links.get(name)
-        self._links[name] = link
+        self._links[name] = self.port(name).outlet = link
         if old is not None:
             old.close(LinkReplaced(f"a newer link to router {name!r} took over"))
         self.log.info("Router {name} is connected", name=name)
         self._owner.peer_changed(name)
         return True
 
-    def packets(self, link: Link, port: Port, payloads: list[bytes]) -> None:
-        port.outlet = link
-        self._owner.peer_packets(port, payloads)
+    def packets(self, link: Link, name: str, payloads: list[bytes]) -> None:
+        if self._links.get(name) is link:
+            self._owner.peer_packets(self.port(name), payloads)
+
+    def port(self, name: str) -> Port:
+        """Where packets for that router itself go."""
+        return self._ports.setdefault(name, Port(f"router {name}", remote=True))
 
     def lost(self, link: Link, name: str, error: LinkError) -> None:
         self._dialled.discard(link)
         if self._links.get(name) is link:
             del self._links[name]
+            self.port(name).outlet = None
             self.log.info("Router {name} is away: {why}", name=name, why=str(error))
             self._owner.peer_changed(name)
 
@@ -182,7 +198,6 @@ class PeerLink:
 
     def __init__(self, peers: RouterPeers, name: str, attempt: Attempt | None) -> None:
         self._peers, self._name, self._attempt = peers, name, attempt
-        self._port = Port(f"router {name}")
 
     def link_greeted(self, link: Link, hello: Hello) -> None:
         link.accept(0, None)
@@ -195,7 +210,7 @@ class PeerLink:
         """Another router has nothing to tell us."""
 
     def link_packets(self, link: Link, payloads: list[bytes]) -> None:
-        self._peers.packets(link, self._port, payloads)
+        self._peers.packets(link, self._name, payloads)
 
     def link_drained(self, link: Link) -> None:
         pass

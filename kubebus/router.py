@@ -20,7 +20,7 @@ from kubebus.forwarding import Forwarder, Port
 from kubebus.frames import CONTROL, frame
 from kubebus.hostnetwork import HostNetwork, HostNetworkError, TunnelInterface
 from kubebus.identity import PeerIdentity, Role
-from kubebus.interfaces import NodeAway, NodeRecord, RegistryError, Subscription
+from kubebus.interfaces import IPAddress, NodeAway, NodeRecord, RegistryError, Subscription
 from kubebus.link import Link, LinkHandler
 from kubebus.linkerrors import LinkError, LinkRefused, LinkRevoked, LinkShutdown
 from kubebus.network import Network
@@ -29,6 +29,7 @@ from kubebus.nodetable import REVOKED, NodeTable
 from kubebus.peers import PeerOptions, RouterPeers
 from kubebus.relay import relay, relayed
 from kubebus.session import Side, Timing
+from kubebus.sharedlinks import RouterRecord
 from kubebus.status import RouterStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable, StreamEndpoint
 from kubebus.tokens import Refusal, Refused
@@ -103,13 +104,15 @@ class RouterService(Service):
         self._tun: TunDevice | None = None
         self._starting: Deferred[None] | None = None
         self._subscription: Subscription | None = None
-        self._forwarder = Forwarder(self._write, network.mtu, network.router_addresses, reactor.seconds)
+        self._forwarder = Forwarder(self._write, network.mtu, reactor.seconds)
         self._table = NodeTable(
             identity.name, self._forwarder, self._outlet, self._config, options.wallclock, reactor.seconds
         )
         self._forwarder.add(Port("pool"), network.pools)
         self._forwarder.add(self._forwarder.host, network.advertise)
-        self._forwarder.add(self._forwarder.host, map(ip_network, network.router_addresses))
+        # A router among others is told its own when it starts.
+        self._own: tuple[IPAddress, ...] = () if options.peers is not None else network.router_addresses
+        self._forwarder.set_addresses(self._own)
 
     # -- Service
 
@@ -129,12 +132,16 @@ class RouterService(Service):
         """Make the TUN device, and the host's routes over it."""
         network = self.network
         self._tun = self._open_tun(network.interface)
-        pools = [AdvertisedRoute(pool, True) for pool in network.pools]
-        self._interface.apply(network.router_addresses, pools, (), network.mtu)
+        self._apply()
         for refused in self._interface.refused:
             self.log.error("Network {network}: {why}", network=network.name, why=refused.why)
         self._host.forward(network.interface, ipv6=self._host.has_ipv6())
         self._tun.start(self._forwarder.from_host, self._tun_lost)
+
+    def _apply(self) -> None:
+        network = self.network
+        pools = [AdvertisedRoute(pool, True) for pool in network.pools]
+        self._interface.apply(self._own, pools, (), network.mtu)
 
     def _tun_lost(self) -> None:
         """Somebody removed the device: make it anew."""
@@ -147,15 +154,17 @@ class RouterService(Service):
 
     async def _begin(self) -> None:
         """Take part in what the routers share; links are let in after that."""
-        peers = self._options.peers
-        if peers is not None:
+        peers, plan = self._options.peers, self.network.plan
+        if peers is not None and plan is not None:
             while True:
                 try:
-                    await peers.links.begin(tuple(self._options.routers()))
+                    self._own = await peers.links.begin(tuple(self._options.routers()), plan)
                     break
                 except RegistryError as error:
                     self.log.warn("The router waits for its registry: {error}", error=str(error))
                     await deferLater(self._reactor, _RETRY)
+            self._forwarder.set_addresses(self._own)
+            self._apply()
             self._shared = peers.links.subscribe(self._table.claim_changed, self._router_changed)
         self._ready.callback(None)
 
@@ -233,6 +242,11 @@ class RouterService(Service):
 
     # -- Directory
 
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """This router's own; none before it has taken its part among several."""
+        return self._own
+
     def subscribe(self, changed: NodeWatcher) -> None:
         """Call ``changed(name, node)`` for every node now, then at every change (``None``: removed for good)."""
         self._table.watch(changed)
@@ -242,7 +256,7 @@ class RouterService(Service):
         return RouterStatus(
             network.name,
             self.identity.name,
-            network.router_addresses,
+            self._own,
             network.pools,
             network.advertise,
             tuple(refused.why for refused in self._interface.refused),
@@ -328,9 +342,9 @@ class RouterService(Service):
 
     # -- Within: other routers
 
-    def _router_changed(self, name: str, addresses: tuple[str, ...] | None) -> None:
+    def _router_changed(self, name: str, record: RouterRecord | None) -> None:
         assert self._peers is not None
-        self._peers.router_changed(name, addresses)
+        self._peers.router_changed(name, record)
         for node in self._table:
             if node.link is not None:
                 node.link.configure(self._config(node.record))
@@ -340,6 +354,10 @@ class RouterService(Service):
 
     def peer_changed(self, name: str) -> None:
         self._table.peer_changed(name)
+
+    def peer_addresses(self, port: Port, addresses: tuple[IPAddress, ...], present: bool) -> None:
+        change = self._forwarder.add if present else self._forwarder.remove
+        change(port, map(ip_network, addresses))
 
     def peer_packets(self, port: Port, payloads: list[bytes]) -> None:
         self._forwarder.from_router(port, payloads)
@@ -374,7 +392,7 @@ class RouterService(Service):
             record.addresses,
             record.pod_subnets,
             tuple(routes),
-            network.router_addresses,
+            self._own,
             network.mtu,
             self._all_routers(),
             self._wallclock(),

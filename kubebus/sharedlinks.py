@@ -2,20 +2,24 @@
 
 Kind ``links``: a record for each node that was ever connected, with its router (or none) and the epoch of its last
 session. Every claim takes the next epoch by compare-and-swap, so a router that sees a higher epoch than its own link's
-knows that the node has moved. Kind ``routers``: where each router is reached.
+knows that the node has moved. Kind ``routers``: where each router is reached, and its own addresses in the network,
+which are claimed as those of nodes are (kind ``addresses``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
-from kubebus.interfaces import Change, Record, Registry, RegistryError, Subscription
+from kubebus.addresses import AddressPlan
+from kubebus.interfaces import Change, IPAddress, Record, Registry, RegistryError, Subscription
 
 LINKS: Final = "links"
 ROUTERS: Final = "routers"
+ADDRESSES: Final = "addresses"
 
 _ROUNDS: Final = 32
 
@@ -41,8 +45,28 @@ class Claim:
             raise RegistryError(f"the registry's record {LINKS}/{name} is damaged: remove it") from error
 
 
+@dataclass(frozen=True, slots=True)
+class RouterRecord:
+    """A router: ``host:port`` addresses for links to it, and its own in the network: one of each IP version."""
+
+    reached_at: tuple[str, ...]
+    own: tuple[IPAddress, ...]
+
+    def encode(self) -> bytes:
+        return json.dumps({"reachedAt": self.reached_at, "own": [str(address) for address in self.own]}).encode()
+
+    @classmethod
+    def decode(cls, name: str, value: bytes) -> RouterRecord:
+        """:raises RegistryError: if the record is damaged."""
+        try:
+            fields = json.loads(value)
+            return cls(tuple(map(str, fields["reachedAt"])), tuple(map(ip_address, fields["own"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RegistryError(f"the registry's record {ROUTERS}/{name} is damaged: remove it") from error
+
+
 ClaimWatcher = Callable[[str, Claim | None], None]
-RouterWatcher = Callable[[str, tuple[str, ...] | None], None]
+RouterWatcher = Callable[[str, RouterRecord | None], None]
 
 
 class SharedLinks:
@@ -75,17 +99,33 @@ class SharedLinks:
             # Losing this race means that there is a newer session.
             await self._commit(LINKS, node, Claim(None, epoch).encode(), record)
 
-    async def begin(self, addresses: Sequence[str]) -> None:
-        """This router starts: say where it is, and release what it held when it was killed."""
+    async def begin(self, reached_at: Sequence[str], plan: AddressPlan) -> tuple[IPAddress, ...]:
+        """This router starts: release what it held when it was killed, and say where it is.
+
+        :return: its own addresses, which stay the same: the plan's for the first router, others from the pools' ends.
+        """
         for record in await self._registry.list(LINKS):
             claim = Claim.decode(record.name, record.value)
             if claim.router == self.router:
                 await self._commit(LINKS, record.name, Claim(None, claim.epoch).encode(), record)
         for _ in range(_ROUNDS):
-            own = await self._registry.get(ROUTERS, self.router)
-            if await self._commit(ROUTERS, self.router, json.dumps(list(addresses)).encode(), own):
-                return
+            record_of_us = await self._registry.get(ROUTERS, self.router)
+            changes: list[Change] = []
+            if record_of_us is None:
+                own, changes = await self._free_addresses(plan)
+            else:
+                own = RouterRecord.decode(self.router, record_of_us.value).own
+            value = RouterRecord(tuple(reached_at), own).encode()
+            revision = 0 if record_of_us is None else record_of_us.revision
+            if await self._registry.commit([Change(ROUTERS, self.router, value, revision), *changes]):
+                return own
         raise RegistryError(f"the addresses of router {self.router!r} could not be recorded")
+
+    async def _free_addresses(self, plan: AddressPlan) -> tuple[tuple[IPAddress, ...], list[Change]]:
+        """Addresses that nobody has, and the changes that claim them."""
+        taken = {record.name for record in await self._registry.list(ADDRESSES)}
+        own = tuple(next(a for a in _candidates(plan, i) if str(a) not in taken) for i in (0, 1))
+        return own, [Change(ADDRESSES, str(address), f"router/{self.router}".encode(), 0) for address in own]
 
     def subscribe(self, links: ClaimWatcher, routers: RouterWatcher) -> Sequence[Subscription]:
         """Tell every claim, and every other router with its addresses, now and at every change."""
@@ -95,7 +135,7 @@ class SharedLinks:
 
         def router_changed(name: str, record: Record | None) -> None:
             if name != self.router:
-                routers(name, None if record is None else _addresses(name, record.value))
+                routers(name, None if record is None else RouterRecord.decode(name, record.value))
 
         return (self._registry.subscribe(LINKS, link_changed), self._registry.subscribe(ROUTERS, router_changed))
 
@@ -103,8 +143,9 @@ class SharedLinks:
         return await self._registry.commit([Change(kind, name, value, 0 if before is None else before.revision)])
 
 
-def _addresses(name: str, value: bytes) -> tuple[str, ...]:
-    try:
-        return tuple(map(str, json.loads(value)))
-    except (ValueError, TypeError) as error:
-        raise RegistryError(f"the registry's record {ROUTERS}/{name} is damaged: remove it") from error
+def _candidates(plan: AddressPlan, version: int) -> Iterator[IPAddress]:
+    """The plan's router address, then the last ones of the node pool, of one IP version (0: IPv4, 1: IPv6)."""
+    pool = plan.node_pools[version]
+    yield plan.router_addresses[version]
+    for back in range(2, 1026):
+        yield pool[-back]

@@ -67,10 +67,11 @@ class TunStatus:
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """Another router of the network."""
+    """Another router of the network: where links to it go, and its own addresses in the network."""
 
     name: str
     addresses: tuple[str, ...]
+    own: tuple[IPAddress, ...]
     connected: bool
     rtt: float | None
 

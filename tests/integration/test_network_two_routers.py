@@ -55,6 +55,10 @@ class TwoRouterTests(unittest.SynchronousTestCase):
             wait_until(lambda router=router: self.where(router) == {"edge1": "r1", "edge2": "r2"}, 20, "all is known")  # type: ignore[misc]
         wait_until(lambda: lab.pods[0].ping(POD2, timeout=0.5), 10, "edges of different routers reach each other")
         self.assertTrue(lab.pods[1].ping(POD1))
+        for router in self.routers:
+            assert router.namespace is not None
+            for pod in (POD1, POD2):
+                self.assertTrue(router.namespace.ping(pod), f"{router} reaches {pod}")
         self.assertTrue(lab.net.vm.ping(POD2), "the cloud's one route table leads to the first router")
         lab.serve(lab.pods[1])
         self.assertEqual(lab.traffic(lab.pods[0], "tcp", POD2, 50_000_000)["source"], POD1)

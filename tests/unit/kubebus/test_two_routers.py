@@ -36,7 +36,8 @@ from kubebus.testing_net import (
 )
 from tests.unit.kubebus.test_network_service import Recorders
 
-NETWORK = Network(plan=AddressPlan(IPv6Network("fd00:b::/48")), advertise=(ip_network("10.10.0.0/24"),))
+PLAN = AddressPlan(IPv6Network("fd00:b::/48"))
+NETWORK = Network(plan=PLAN, advertise=(ip_network("10.10.0.0/24"),))
 
 
 def settled(deferred: Deferred[object]) -> object:
@@ -194,6 +195,17 @@ class TwoRouterTests(SynchronousTestCase):
             router.tun.route(udp_packet("10.10.0.5", "10.250.0.2"), udp_packet("10.10.0.5", "10.250.0.3"))
             self.world.pump()
         self.assertEqual((len(one.tun.written), len(two.tun.written)), (2, 2))
+
+    def test_each_routers_host_reaches_every_edge(self) -> None:
+        one, two = self.both_edges()
+        for router, own in ((self.r1, "10.250.0.1"), (self.r2, "10.250.255.254")):
+            for edge, address in ((one, "10.250.0.2"), (two, "10.250.0.3")):
+                router.tun.route(udp_packet(own, address))
+                self.world.pump()
+                self.assertEqual(edge.tun.written.pop(), udp_packet(own, address))
+                edge.tun.route(udp_packet(address, own))
+                self.world.pump()
+                self.assertEqual(router.tun.written.pop(), udp_packet(address, own))
 
     def test_a_node_is_told_of_every_router(self) -> None:
         edge = self.edge("edge1", "r1")
@@ -356,9 +368,21 @@ class SharedLinksTests(SynchronousTestCase):
     def test_what_a_killed_router_held(self) -> None:
         self.run_now(self.one.claim("edge1"))
         self.run_now(self.two.claim("edge2"))
-        self.run_now(SharedLinks(self.registry, "r1").begin(["192.0.2.1:443"]))
+        self.run_now(SharedLinks(self.registry, "r1").begin(["192.0.2.1:443"], PLAN))
         self.assertEqual(self.claim_of("edge1"), Claim(None, 1))
         self.assertEqual(self.claim_of("edge2"), Claim("r2", 1))
+
+    def test_every_router_has_addresses_of_its_own(self) -> None:
+        def own(links: SharedLinks) -> list[str]:
+            return [str(address) for address in self.run_now(links.begin(["192.0.2.1:443"], PLAN))]  # type: ignore[attr-defined]
+
+        first = ["10.250.0.1", "fd00:b::1"]
+        second = ["10.250.255.254", "fd00:b::ffff:ffff:ffff:fffe"]
+        third = ["10.250.255.253", "fd00:b::ffff:ffff:ffff:fffd"]
+        self.assertEqual([own(self.one), own(self.two), own(self.one)], [first, second, first])
+        late = SharedLinks(self.registry, "r3")
+        self.registry.before_commit = lambda: None
+        self.assertEqual(own(late), third)
 
     def test_damaged_records(self) -> None:
         for value in (b"", b"{", b"[]", b'{"router": 1}'):
