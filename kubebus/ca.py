@@ -33,6 +33,12 @@ CA_LIFETIME = 20 * 365 * DAY
 NODE_LIFETIME = 90 * DAY
 ROUTER_LIFETIME = 30 * DAY
 
+MAX_AUTHORITIES = 8
+"""So many authorities one after the other are accepted by who trusts the first of them only.
+
+Every handshake carries a certificate for each.
+"""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLIENT_AND_SERVER = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
@@ -196,7 +202,7 @@ class Authority:
             self.key,
             expires_at(self.certificate),
         )
-        return Authority(new.key, new.certificate, (cross, *self.chain))
+        return Authority(new.key, new.certificate, (cross, *self.chain)[:MAX_AUTHORITIES])
 
     def sign(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 
-from kubebus.admin import BadRequest, JSONResource, NotFound
+from kubebus.admin import BadRequest, Conflict, JSONResource, NotFound
 from kubebus.ca import expires_at, key_hash
 from kubebus.members import Members
 from kubebus.trust import RouterTrust
@@ -52,7 +52,10 @@ class AuthoritiesResource(Resource):
         }
 
     async def _rotate(self, body: object, query: Mapping[str, str]) -> object:
-        return {"hash": (await self._trust.rotate()).hash}
+        try:
+            return {"hash": (await self._trust.rotate()).hash}
+        except ValueError as error:
+            raise Conflict(str(error)) from error
 
     async def _retire(self, ca_hash: str, force: bool) -> object:
         issuers = await self._members.issuers()

@@ -31,7 +31,7 @@ from kubebus.interfaces import RegistryError
 from kubebus.joinstring import HostPort
 from kubebus.members import Members, never_live
 from kubebus.tokens import Refusal, Refused
-from kubebus.wire import BadMessage, Grant, JoinRequest, RenewRequest, encode_refusal
+from kubebus.wire import MAX_ITEMS, BadMessage, Grant, JoinRequest, RenewRequest, encode_refusal
 
 
 class Issuer:
@@ -103,7 +103,7 @@ class Issuer:
         now = self._clock()
         identity = PeerIdentity(self.members.network, Role.NODE, node)
         certificate = issue_node(authority, identity, key, now + self._lifetime)
-        return Grant(certificate, tuple(self._bundle()), tuple(self._routers()), now)
+        return Grant(certificate, tuple(self._bundle()), tuple(self._routers())[:MAX_ITEMS], now)
 
 
 class GrantProtocol(Exchange):

@@ -114,6 +114,7 @@ class _Greeter(Protocol):
         self._handler: IProtocol | None = None
         self._closed = False
         self._problem: str | None = None
+        self._shaken = False
 
     @property
     def _tls(self) -> TLSMemoryBIOProtocol:
@@ -125,6 +126,7 @@ class _Greeter(Protocol):
         self._timeout = self._factory.reactor.callLater(seconds, self._too_slow)
 
     def handshakeCompleted(self) -> None:
+        self._shaken = True
         cast(IPushProducer, self.transport).pauseProducing()
         Deferred.fromCoroutine(self._admit()).addErrback(self._failed)
 
@@ -200,7 +202,11 @@ class _Greeter(Protocol):
 
     def _too_slow(self) -> None:
         self._timeout = None
-        self._refuse(f"it was not done with its handshake after {self._factory.handshake_seconds:g} s")
+        seconds = f"{self._factory.handshake_seconds:g} s"
+        if self._shaken:
+            self._refuse(f"the registry did not answer within {seconds}, so its certificate could not be checked")
+        else:
+            self._refuse(f"it was not done with its handshake after {seconds}")
         self._tls.abortConnection()
 
     def _refuse(self, why: str, farewell: Farewell | None = None, refused: Refused | None = None) -> None:

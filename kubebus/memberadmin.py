@@ -18,6 +18,9 @@ from kubebus.members import NotFound as NoSuchMember
 from kubebus.records import TokenRecord
 from kubebus.tokens import TOKEN_LIFETIME
 
+MAX_ROUTERS = 8
+"""So many routers are named in a join string; the node learns of the rest when it has joined."""
+
 _T = TypeVar("_T")
 
 
@@ -62,7 +65,13 @@ class TokensResource(Resource):
         except (ValueError, InvalidIdentity) as error:
             raise BadRequest(str(error)) from error
         join_string = JoinString(
-            self._members.network, self._routers(), self._ca_hash(), token.id, secret, token.expires_at, token.node
+            network=self._members.network,
+            routers=self._routers()[:MAX_ROUTERS],
+            ca_hash=self._ca_hash(),
+            token=token.id,
+            secret=secret,
+            expires_at=token.expires_at,
+            node=token.node,
         )
         return {**token_json(token), "joinString": join_string.encode()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol, cast, runtime_checkable
 
 from cryptography import x509
@@ -212,6 +213,8 @@ class ClientTLS:
             problem = router_problem(presented, self._network, self._now())
         else:
             problem = _describe(presented, error)
+            if error == _EXPIRED:
+                problem = f"{problem}; {_clock_hint(self._now())}"
         if problem is None:
             if _issuer_identifier(presented) not in self._issuers:
                 self._outdated()
@@ -248,8 +251,12 @@ def router_problem(certificate: x509.Certificate, network: str, now: float) -> s
     if identity.network != network:
         return f"it is {identity}, not of network {network!r}"
     if now >= expires_at(certificate):
-        return f"the certificate of {identity} has expired"
+        return f"the certificate of {identity} has expired; {_clock_hint(now)}"
     return None
+
+
+def _clock_hint(now: float) -> str:
+    return f"the time here is {datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from kubebus.addresses import random_ula
-from kubebus.ca import ROUTER_LIFETIME, Authority, expires_at, issue_router, key_hash, verify_chain
+from kubebus.ca import MAX_AUTHORITIES, ROUTER_LIFETIME, Authority, expires_at, issue_router, key_hash, verify_chain
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role
 from kubebus.interfaces import Change, Record, Registry, RegistryError, Subscription
 from kubebus.records import CA, DamagedRecord, NetworkRecord
@@ -141,7 +141,13 @@ class RouterTrust(Service):
         A rotation that failed half-way is completed by the next call, or the next start.
 
         :raises RegistryError: if the registry cannot be changed now.
+        :raises ValueError: if too many authorities are trusted already.
         """
+        if len(self.bundle) >= MAX_AUTHORITIES:
+            raise ValueError(
+                f"{len(self.bundle)} authorities are trusted already: retire those that no node depends on "
+                "('kubebus ca list', 'kubebus ca retire')"
+            )
         if self._path is None:
             raise RuntimeError("this router does not know where its authority is kept")
         if self.authority.hash in map(_hash, self.bundle):

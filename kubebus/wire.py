@@ -21,7 +21,8 @@ from kubebus.tokens import Refusal, Refused
 VERSION = 1
 MAX_MESSAGE = 64 * 1024
 _MAX_TEXT = 16 * 1024
-_MAX_ITEMS = 16
+MAX_ITEMS = 16
+"""The most routers, and the most authorities, that one message names."""
 _TOKEN = re.compile(r"[0-9a-f]{8}")
 
 
@@ -161,8 +162,8 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 def _texts(fields: Mapping[str, Any], name: str) -> list[str]:
     values = fields.get(name)
-    if not isinstance(values, list) or len(values) > _MAX_ITEMS:
-        raise BadMessage(f"{name!r} must be a list of at most {_MAX_ITEMS} texts")
+    if not isinstance(values, list) or len(values) > MAX_ITEMS:
+        raise BadMessage(f"{name!r} must be a list of at most {MAX_ITEMS} texts")
     return [_text({name: value}, name) for value in values]
 
 

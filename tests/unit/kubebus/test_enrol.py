@@ -140,7 +140,8 @@ class World(TestCase):
         }
         endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         options = {"farewells": {RENEW: renew_farewell}, **options}
-        listener = Listener(reactor, endpoint, self.tls, handlers, self.members.check, self.fail, **options)
+        check = options.pop("check", self.members.check)
+        listener = Listener(reactor, endpoint, self.tls, handlers, check, self.fail, **options)
         listener.startService()
         self.addCleanup(listener.stopService)
         return listener
@@ -405,6 +406,21 @@ class AdmissionTests(World):
         await connectProtocol(endpoint, caller)
         await caller.lost
         self.assertEqual(len(self.logs.grep("not done with its handshake after 0.1 s")), 1)
+
+    async def test_registry_that_does_not_answer(self) -> None:
+        await self.enrol()
+        await (self.listener.stopService() or succeed(None))
+        self.listener = self.listen(handshake_seconds=0.2, check=lambda identity, key: Deferred())
+        caller = await self.dial(self.keyring.client_connection_creator(LINK))
+        await caller.lost
+        self.assertEqual(self.links, [])
+        self.assertEqual(len(self.logs.grep("the registry did not answer within 0.2 s")), 1)
+
+    async def test_clock_that_is_far_ahead(self) -> None:
+        await self.enrol()
+        self.now += 40 * DAY
+        caller = await self.dial(self.keyring.client_connection_creator(LINK))
+        self.assertRegex(await caller.lost, "router 'r1'.* has expired; the time here is 2027-02-24 08:00 UTC")
 
     async def test_too_many_handshakes(self) -> None:
         await (self.listener.stopService() or succeed(None))

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from kubebus.admin import BadRequest
 from kubebus.backoff import Backoff
-from kubebus.ca import DAY, Authority, expires_at, key_hash
+from kubebus.ca import DAY, MAX_AUTHORITIES, Authority, expires_at, key_hash
 from kubebus.caadmin import AuthoritiesResource
 from kubebus.credentials import Credentials, Keyring
 from kubebus.enrol import RenewFactory
@@ -272,6 +272,18 @@ class RotationTests(World):
         self.assertEqual(len(self.trust.bundle), 3)
         self.assertEqual(Authority.load(self.path).hash, third.hash)
         await self.enrol()
+        self.assertTrue(await self.admitted(self.keyring))
+
+    async def test_many_rotations(self) -> None:
+        await self.enrol()
+        for _ in range(MAX_AUTHORITIES - 1):
+            await self.trust.rotate()
+        with self.assertRaisesRegex(ValueError, "8 authorities are trusted already: retire"):
+            await self.trust.rotate()
+        # Messages have room for them, and handshakes stay short.
+        await renew(reactor, self.keyring)
+        self.assertEqual(len(self.keyring.present.bundle), MAX_AUTHORITIES)
+        self.assertEqual(len(self.trust.issued.chain), MAX_AUTHORITIES)
         self.assertTrue(await self.admitted(self.keyring))
 
     async def test_a_stranger_cannot_succeed(self) -> None:
