@@ -164,7 +164,11 @@ class RouterService(Service):
                     self.log.warn("The router waits for its registry: {error}", error=str(error))
                     await deferLater(self._reactor, _RETRY)
             self._forwarder.set_addresses(self._own)
-            self._apply()
+            try:
+                self._apply()
+            except HostNetworkError as error:
+                # The nodes still have each other.
+                self.log.error("The host has no address in the network: {error}", error=str(error))
             self._shared = peers.links.subscribe(self._table.claim_changed, self._router_changed)
         self._ready.callback(None)
 
