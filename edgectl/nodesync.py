@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from edgectl.errors import StatusError
+from edgectl.idlepatches import IdlePatches
 from edgectl.informer import Informer
 from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import LEASES, NODES, KubernetesClient, Object
@@ -52,6 +53,7 @@ class NodeSync:
         self._options = options
         self._leases: dict[str, Object] = {}
         self._refused: set[str] = set()
+        self._idle = IdlePatches()
 
     def node(self, name: str) -> Object | None:
         """The Node of that name, if it is ours."""
@@ -72,12 +74,15 @@ class NodeSync:
         if patch := node_patch(self._network, edge, report, self._options, current):
             current = await self._client.patch(NODES, "", name, patch)
         now = self._reactor.seconds()
-        if patch := status_patch(edge, report, current, now, self._options.kubelet_port):
-            await self._client.patch(NODES, "", name, patch, subresource="status")
+        patch = status_patch(edge, report, current, now, self._options.kubelet_port)
+        if patch and not self._idle.repeats(name, patch, current):
+            after = await self._client.patch(NODES, "", name, patch, subresource="status")
+            self._idle.sent(name, patch, current, after)
 
     async def remove(self, name: str) -> None:
         """Remove the Node of a node that is gone for good, with its Lease."""
         self._leases.pop(name, None)
+        self._idle.forget(name)
         node = self.node(name)
         if node is None:
             return

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from edgectl.desired import purge, write
 from edgectl.errors import StatusError
+from edgectl.idlepatches import IdlePatches
 from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import PODS, KubernetesClient, Object
 from edgectl.mirror import Mirror
@@ -117,6 +118,7 @@ class PodSync:
         self._tokens = tokens
         self._mirror = mirror
         self._guards = guards
+        self._idle = IdlePatches()
 
     async def push(self, node: str) -> None:
         """Write what the node is to run, where that has changed."""
@@ -163,9 +165,11 @@ class PodSync:
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
         try:
             if patch := self._patch(pod, report):
-                await self._client.patch(PODS, namespace, name, patch, subresource="status")
+                after = await self._client.patch(PODS, namespace, name, patch, subresource="status")
+                self._idle.sent(uid, patch, pod, after)
             if report.get("gone") is True and metadata.get("deletionTimestamp"):
                 await self._client.delete(PODS, namespace, name, uid=uid, grace=0)
+                self._idle.forget(uid)
                 self._log.info("pod {pod}: its containers are gone, deletion confirmed", pod=key)
         except StatusError as error:
             if not error.not_found:
@@ -185,8 +189,9 @@ class PodSync:
             return {}
         current = pod.get("status") or {}
         patch = merge_patch(current, pod_status(current, reported))
+        metadata = pod["metadata"]
         if not patch:
             return {}
-        metadata = pod["metadata"]
         guards = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
-        return {"metadata": guards, "status": patch}
+        whole = {"metadata": guards, "status": patch}
+        return {} if self._idle.repeats(metadata["uid"], whole, pod) else whole

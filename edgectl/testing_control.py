@@ -245,6 +245,10 @@ class FakeKubernetes(Resource):
         """A write to the object leaves its status alone, one to its status everything else (as for Nodes and Pods)."""
         new = {**old, "status": new.get("status")} if subresource == "status" else {**new, "status": old.get("status")}
         new = {name: value for name, value in new.items() if value is not None}
+        if subresource == "status":
+            new = {**new, "status": _own_spelling(new.get("status") or {})}
+        if new == {**old, "metadata": new["metadata"]} and _merged(old["metadata"], new["metadata"]) == old["metadata"]:
+            return old
         return self.put(plural, {**new, "metadata": {**new["metadata"], "uid": old["metadata"]["uid"]}})
 
     def _delete(self, plural: str, key: str, options: Object) -> Object:
@@ -270,6 +274,19 @@ class FakeKubernetes(Resource):
         self._history.append((self._now, kind, {**item, "_plural": plural}))
         for watch in list(self._watches):
             watch.tell(kind, {**item, "_plural": plural})
+
+
+def _own_spelling(status: Object) -> Object:
+    """As a real server shows what it was sent: some empty fields written out, quantities in their shortest form."""
+    status = deepcopy(status)
+    for container in status.get("containerStatuses") or ():
+        container.setdefault("lastState", {})
+    for condition in status.get("conditions") or ():
+        condition.setdefault("lastProbeTime", None)
+    for quantities in (status.get("capacity") or {}, status.get("allocatable") or {}):
+        if quantities.get("memory") == "1024Mi":
+            quantities["memory"] = "1Gi"
+    return status
 
 
 class _FakeWatch:

@@ -160,16 +160,29 @@ def _without_news(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
-    """The JSON merge patch (RFC 7396) that turns ``old`` into ``new``; empty if they are equal."""
-    patch: Object = {name: None for name in old if name not in new}
+    """The JSON merge patch (RFC 7396) that turns ``old`` into ``new``; empty if they say the same.
+
+    What is empty, zero or false says the same as what is absent: the API server writes some such fields out (a
+    container's ``lastState``) and leaves others away, whatever it was sent.
+    """
+    patch: Object = {name: None for name, value in old.items() if name not in new and _plain(value)}
     for name, value in new.items():
         before = old.get(name)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             if inner := merge_patch(before, value):
                 patch[name] = inner
-        elif name not in old or before != value:
+        elif _plain(before) != _plain(value):
             patch[name] = value
     return patch
+
+
+def _plain(value: Any) -> Any:
+    """A value without its empty parts, for comparison; ``None`` if nothing is left."""
+    if isinstance(value, Mapping):
+        return {name: plain for name, part in value.items() if (plain := _plain(part)) is not None} or None
+    if isinstance(value, list):
+        return [_plain(part) for part in value] or None
+    return value or None
 
 
 def _pick(holder: Mapping[str, Any], names: Sequence[str]) -> Object:

@@ -56,6 +56,21 @@ class NodeTests(ControlTestCase):
         self.settle(60)
         self.assertEqual([], self.writes())
 
+    def test_a_value_that_the_server_spells_its_own_way_is_not_sent_for_ever(self) -> None:
+        self.directory.set(edge())
+        self.report_node(capacity={"cpu": "4", "memory": "1024Mi", "pods": "50"})
+        self.start()
+        self.writes()
+        for name in ("a", "b", "c"):
+            node = self.node()
+            node["metadata"]["labels"][name] = "1"
+            self.api.put("nodes", node)
+            self.settle()
+        self.assertEqual([], self.writes())
+        self.report_node(capacity={"cpu": "4", "memory": "1024Mi", "pods": "51"})
+        self.settle()
+        self.assertEqual("51", self.node()["status"]["capacity"]["pods"])
+
     def test_a_node_enrolled_later_is_registered_too(self) -> None:
         self.start()
         self.directory.set(edge("late"))
