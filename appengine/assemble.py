@@ -8,7 +8,7 @@ from appengine import labels
 from appengine.environment import ConfigError, expand
 from appengine.podspec import Container, Json, Kind, Pod
 from appengine.qos import container_resources
-from appengine.runtime import ContainerConfig, ImageView, Mount, PortMapping, Security
+from appengine.runtime import ContainerConfig, ImageView, Mount, Security
 
 DEFAULT_MESSAGE_PATH = "/dev/termination-log"
 _ROOT = ("", "0", "root")
@@ -39,7 +39,6 @@ def sandbox_config(
         pid_mode="host" if pod.spec.get("hostPID") else "",
         ipc_mode="host" if pod.spec.get("hostIPC") else "shareable",
         mounts=tuple(mounts),
-        ports=() if pod.host_network else _ports(pod),
         sysctls={item["name"]: item.get("value") or "" for item in pod.security.get("sysctls") or ()},
         # It has nothing to clean up, so it need not hold up the engine's own shutdown.
         stop_signal="SIGKILL",
@@ -57,20 +56,6 @@ def pod_fqdn(pod: Pod, domain: str = "cluster.local") -> str:
     """The full name of a pod with a subdomain, else an empty string."""
     subdomain = pod.spec.get("subdomain")
     return f"{pod.hostname}.{subdomain}.{pod.ref.namespace}.svc.{domain}" if subdomain else ""
-
-
-def _ports(pod: Pod) -> tuple[PortMapping, ...]:
-    return tuple(
-        PortMapping(
-            int(port.get("containerPort") or 0),
-            int(port["hostPort"]),
-            str(port.get("protocol") or "TCP").lower(),
-            str(port.get("hostIP") or ""),
-        )
-        for container in pod.every_container
-        for port in container.objects("ports")
-        if port.get("hostPort")
-    )
 
 
 def container_config(

@@ -305,7 +305,8 @@ class DockerEngine:
             for container in list((found.get("Containers") or {}).keys()):
                 api.disconnect_container_from_network(container, found["Id"], force=True)
             api.remove_network(found["Id"])
-        api._result(api._post_json(api._url("/networks/create"), data=network_body(config, marks)), json=True)
+        body = network_body(config, marks, str(api.version().get("Version") or ""))
+        api._result(api._post_json(api._url("/networks/create"), data=body), json=True)
         return True
 
     # -- images ----------------------------------------------------------------------------------------------

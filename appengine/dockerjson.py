@@ -21,6 +21,10 @@ from appengine.runtime import (
 MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 _BRIDGE = "com.docker.network.bridge.name"
 _MTU = "com.docker.network.driver.mtu"
+_GATEWAY_MODES = (
+    "com.docker.network.bridge.gateway_mode_ipv4",
+    "com.docker.network.bridge.gateway_mode_ipv6",
+)
 _STATES = {
     "created": ContainerState.CREATED,
     "configured": ContainerState.CREATED,
@@ -66,10 +70,6 @@ def create_body(config: ContainerConfig) -> Json:
             }
             for mount in config.mounts
         ],
-        "PortBindings": {
-            f"{port.container_port}/{port.protocol}": [{"HostIp": port.host_ip, "HostPort": str(port.host_port)}]
-            for port in config.ports
-        },
         "LogConfig": {
             "Type": "json-file",
             "Config": {"max-size": str(config.log_bytes), "max-file": str(config.log_files)},
@@ -103,7 +103,6 @@ def create_body(config: ContainerConfig) -> Json:
         "Tty": config.tty,
         "OpenStdin": config.stdin,
         "StdinOnce": config.stdin_once,
-        "ExposedPorts": {f"{port.container_port}/{port.protocol}": {} for port in config.ports},
         "HostConfig": host,
         # A health check of the image is not Kubernetes' business, and would cost the node.
         "Healthcheck": {"Test": ["NONE"]},
@@ -121,15 +120,21 @@ def create_body(config: ContainerConfig) -> Json:
     return body
 
 
-def network_body(config: NetworkConfig, network_labels: Mapping[str, str]) -> Json:
-    """The body of ``POST /networks/create``."""
+def network_body(config: NetworkConfig, network_labels: Mapping[str, str], engine: str) -> Json:
+    """The body of ``POST /networks/create``.
+
+    :param engine: the engine's version. From 27 on it must be told that packets are routed to containers.
+    """
+    major = engine.split(".")[0]
+    routed = major.isdigit() and int(major) >= 27
+    modes = dict.fromkeys(_GATEWAY_MODES, "routed") if routed else {}
     return {
         "Name": config.name,
         "CheckDuplicate": True,
         "Driver": "bridge",
         "EnableIPv6": any(subnet.version == 6 for subnet in config.subnets),
         "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet)} for subnet in config.subnets]},
-        "Options": {MASQUERADE: "false", _BRIDGE: config.bridge, _MTU: str(config.mtu)},
+        "Options": {MASQUERADE: "false", _BRIDGE: config.bridge, _MTU: str(config.mtu), **modes},
         "Labels": dict(network_labels),
     }
 

@@ -16,6 +16,11 @@ _MAX_INTERFACE = 15
 """IFNAMSIZ less the final zero."""
 
 
+def bridge_name(place: NodeNetwork) -> str:
+    """The interface of the pods' bridge on the node."""
+    return f"{place.interface}-pods"[:_MAX_INTERFACE]
+
+
 class PodNetworks:
     """Keeps one network as it should be.
 
@@ -47,7 +52,7 @@ class PodNetworks:
             name=f"kubebus-{place.network}",
             subnets=place.pod_subnets,
             mtu=place.mtu,
-            bridge=f"{place.interface}-pods"[:_MAX_INTERFACE],
+            bridge=bridge_name(place),
         )
 
     def holds(self, address: str) -> bool:

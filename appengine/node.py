@@ -55,6 +55,7 @@ class Node:
     memory: int = 0
     storage: int = 0
     host_files: Callable[[str], str] = lambda path: ""
+    changed_ports: Callable[[], None] = lambda: None
     changed: Callable[[PodRef], None] = lambda ref: None
     admit: Callable[[Pod], tuple[str, str] | None] = lambda pod: None
     pull_auths: Callable[[Pod], Sequence[Mapping[str, str]]] = lambda pod: ()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from typing import Any
 
 from appengine.podfields import POD
@@ -167,6 +168,21 @@ class Pod:
         return self.init_containers + self.containers
 
     @property
+    def host_ports(self) -> tuple[tuple[str, str, int, int], ...]:
+        """(protocol, host IP, host port, container port) of every port that is to be had on the node."""
+        return tuple(
+            (
+                str(port.get("protocol") or "TCP").lower(),
+                "" if port.get("hostIP") in (None, "", "0.0.0.0", "::") else str(port["hostIP"]),
+                int(port["hostPort"]),
+                int(port.get("containerPort") or port["hostPort"]),
+            )
+            for container in self.every_container
+            for port in container.objects("ports")
+            if port.get("hostPort")
+        )
+
+    @property
     def static(self) -> bool:
         return self.annotations.get(CONFIG_SOURCE) == "file"
 
@@ -296,11 +312,27 @@ def _consistency(metadata: Json, spec: Json, namespace: str, name: str) -> Seque
                 path = mount.get(key) or ""
                 if path.startswith("/") or ".." in path.split("/"):
                     wrong.append(f"{where}.volumeMounts[{str(mount.get('name'))[:80]}].{key}: leaves the volume")
+        wrong.extend(_ports(raw.get("ports") or (), where))
         wrong.extend(
             f"{where}.env: {str(variable.get('name'))[:80]!r} is not a name"
             for variable in raw.get("env") or ()
             if not variable.get("name") or "=" in variable["name"]
         )
+    return wrong
+
+
+def _ports(ports: Sequence[Json], where: str) -> list[str]:
+    wrong = []
+    for port in ports:
+        for key in ("containerPort", "hostPort"):
+            number = port.get(key)
+            if number is not None and not 0 < number < 65536:
+                wrong.append(f"{where}.ports.{key}: {str(number)[:20]} is no port")
+        if address := port.get("hostIP"):
+            try:
+                ip_address(address)
+            except ValueError:
+                wrong.append(f"{where}.ports.hostIP: {address[:80]!r} is no address")
     return wrong
 
 

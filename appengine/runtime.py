@@ -104,14 +104,6 @@ class Security:
 
 
 @dataclass(frozen=True, slots=True)
-class PortMapping:
-    container_port: int
-    host_port: int
-    protocol: str
-    host_ip: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ContainerConfig:
     """A container to be made. Its name is unique, so making it twice fails the second time.
 
@@ -130,7 +122,6 @@ class ContainerConfig:
     pid_mode: str = ""
     ipc_mode: str = ""
     mounts: tuple[Mount, ...] = ()
-    ports: tuple[PortMapping, ...] = ()
     resources: Resources = Resources()
     security: Security = Security()
     sysctls: Mapping[str, str] = field(default_factory=dict)

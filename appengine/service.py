@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from appengine.desired import Desired, ObjectKey
+from appengine.firewall import Firewall, HostPort
 from appengine.images import Images
 from appengine.interfaces import NetworkSource, NodeNetwork
 from appengine.kubelet import KubeletFactory
@@ -55,6 +56,7 @@ class Engine(Service):
     :param state_dir: a directory of the engine's own, for volumes.
     :param cluster_dns: servers and domain of the cluster's name service, where there is one.
     :param runtime: another runtime than Docker's.
+    :param firewall: another packet filter than the host's.
     :param files: other threads for volumes than the engine's own.
     """
 
@@ -74,6 +76,7 @@ class Engine(Service):
         cluster_domain: str = "cluster.local",
         runtime: Runtime | None = None,
         files: Threads | None = None,
+        firewall: Firewall | None = None,
     ) -> None:
         if runtime is None:
             from appengine.dockerengine import DockerEngine
@@ -103,7 +106,9 @@ class Engine(Service):
             memory=machine.memory,
             host_files=_host_file,
             changed=self._pod_gone,
+            changed_ports=self._ports_changed,
         )
+        self._firewall = firewall or Firewall(self.node.files)
         self._node_reporter = NodeReporter(self.node, machine, self._state_dir)
         self.workers: dict[str, Worker] = {}
         self._previous: dict[str, Json] = {}
@@ -158,6 +163,7 @@ class Engine(Service):
         await self._node_reporter.stop()
         await gatherResults([Deferred.fromCoroutine(worker.stop()) for worker in self.workers.values()])
         await self._runtime.stop()
+        await self._firewall.stop(any(worker.sandbox() for worker in self.workers.values()))
         await self.node.reports.stop()
         self.node.files.stop()
 
@@ -168,8 +174,15 @@ class Engine(Service):
             return
         self.node.place = place
         self._networks.place(place)
+        self._firewall.place(place)
         self._node_reporter.changed()
         self._wake_all()
+
+    def _ports_changed(self) -> None:
+        ports: frozenset[HostPort] = frozenset()
+        for worker in self.workers.values():
+            ports |= worker.host_ports()
+        self._firewall.ports(ports)
 
     def _wake_all(self) -> None:
         for worker in self.workers.values():
@@ -244,6 +257,7 @@ class Engine(Service):
     def _pod_gone(self, ref: PodRef) -> None:
         """A worker is through: nothing of its pod is left. Whoever waits for the name goes on."""
         self.workers.pop(ref.uid, None)
+        self._ports_changed()
         for worker in self.workers.values():
             if (worker.ref.namespace, worker.ref.name) == (ref.namespace, ref.name):
                 worker.wake()
@@ -254,6 +268,7 @@ class Engine(Service):
 
     def connected(self) -> None:
         self._networks.forget()
+        self._firewall.renew()
         Deferred.fromCoroutine(self._adopt()).addErrback(
             lambda failure: self._log.failure("looking at the containers failed", failure)
         )

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import Any, ParamSpec, TypeVar
 
 from appengine import labels
+from appengine.firewall import Firewall, HostPort
 from appengine.interfaces import NodeNetwork
 from appengine.podspec import Kind
 from appengine.runtime import (
@@ -322,6 +323,23 @@ class InlineThreads(Threads):
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return function(*args, **kwargs)
+
+
+class NoFirewall(Firewall):
+    """Remembers what was asked for, and does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(InlineThreads())
+        self.open: frozenset[HostPort] = frozenset()
+
+    def ports(self, ports: frozenset[HostPort]) -> None:
+        self.open = ports
+
+    def apply(self) -> None:
+        return
+
+    async def stop(self, pods_left: bool) -> None:
+        return
 
 
 class FixedNetwork:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from appengine import labels
 from appengine.environment import ConfigError, environment
+from appengine.firewall import HostPort
 from appengine.hooks import run_hook
 from appengine.images import ImageWaiting
 from appengine.killing import Killer, kill_all
@@ -425,6 +427,18 @@ class Worker:
         """The running pause container."""
         return Seen(self.views.values()).sandbox
 
+    def host_ports(self) -> frozenset[HostPort]:
+        """The node's ports that lead to the pod while it runs."""
+        sandbox = self.sandbox()
+        if sandbox is None or self.pod is None or self.pod.host_network:
+            return frozenset()
+        return frozenset(
+            HostPort(protocol, host_port, address, port, host_ip)
+            for protocol, host_ip, host_port, port in self.pod.host_ports
+            for address in sandbox.addresses
+            if not host_ip or ip_address(host_ip).version == ip_address(address).version
+        )
+
     def _runs(self, container_id: str) -> bool:
         view = self.views.get(container_id)
         return view is not None and view.running
@@ -502,6 +516,7 @@ class Worker:
 
     def report(self, gone: bool = False) -> None:
         """Write the pod's status, if it has changed."""
+        self.node.changed_ports()
         now = self.node.now()
         if self.refusal is not None:
             self.status = refused_status(*self.refusal, now, self.status)

@@ -32,8 +32,9 @@ def main(directory: Path, docker: str) -> None:
         directory / "edge.sock",
         {"meta": meta_resource(store, dict), **engine.admin_resources()},
     )
-    engine.startService()
-    admin.startService()
+    for service in (engine, admin):
+        service.startService()
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()
 
 

@@ -17,7 +17,7 @@ from twisted.trial import unittest
 
 from appengine.mounts import mounts_below, unmount
 from appengine.service import Engine as PodEngine
-from appengine.testing import FixedNetwork, place
+from appengine.testing import FixedNetwork, NoFirewall, place
 from metasync.keys import NodeKeys
 from metasync.model import Delete, KeyRange, Put
 from metasync.sqlite import SQLiteStore
@@ -84,6 +84,8 @@ class EngineTestCase(SharedWorld, unittest.TestCase):
             self.docker.url,
             self.network,
             self.directory / "engine",
+            # This process is not in the node's namespace.
+            firewall=NoFirewall(),
             **options,
         )
         self.engine.startService()

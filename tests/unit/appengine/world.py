@@ -14,7 +14,7 @@ from twisted.trial import unittest
 
 from appengine.runtime import ContainerView
 from appengine.service import Engine
-from appengine.testing import FixedNetwork, InlineThreads, MemoryRuntime, place
+from appengine.testing import FixedNetwork, InlineThreads, MemoryRuntime, NoFirewall, place
 from metasync.keys import NodeKeys
 from metasync.memory import MemoryStore
 from metasync.model import Delete, KeyRange, Put
@@ -43,6 +43,7 @@ class EngineWorld(unittest.SynchronousTestCase):
         self.store = MemoryStore(self.clock)
         self.keys = NodeKeys("default", "edge-1")
         self.runtime = MemoryRuntime(self.clock)
+        self.firewall = NoFirewall()
         self.network = FixedNetwork(place("10.192.7.0/24"))
         self.start()
         self.addCleanup(self.stop)
@@ -58,6 +59,7 @@ class EngineWorld(unittest.SynchronousTestCase):
             self.directory,
             runtime=self.runtime,
             files=InlineThreads(),
+            firewall=self.firewall,
         )
         self.engine.startService()
         self.settle()
