@@ -66,6 +66,22 @@ class NetworkTests(unittest.SynchronousTestCase):
         self.assertEqual(self.lab.traffic(source, "udp", target, 1472)["bytes"], 1472)
         source.run(["ping", "-n", "-q", "-c", "2", "-i", "0.2", "-M", "do", "-s", "1472", target])
 
+    def test_a_narrow_path_behind_the_tunnel(self) -> None:
+        """A pod whose cable takes less than the tunnel: senders are told, and TCP finds its size, in both versions."""
+        node, pod, vm = self.lab.net.sites[0].node, self.lab.pods[0], self.lab.net.vm
+        subnets = node_record("", 2).pod_subnets
+        for namespace, device in ((node, "pods"), (pod, "eth0")):
+            namespace.ip(f"link set {device} mtu 1400")
+            self.addCleanup(namespace.ip, f"link set {device} mtu 1500")
+        for subnet, told in zip(subnets, ("(mtu = 1400)", "Packet too big: mtu=1400"), strict=True):
+            target, version = str(subnet[9]), f"-{subnet.version}"
+            size = {4: 1472, 6: 1452}[subnet.version]
+            ping = vm.run(["ping", "-n", "-c1", "-W1", "-Mdo", f"-s{size}", target], check=False)
+            self.assertIn(told, ping.stdout)
+            vm.run(["ip", version, "route", "flush", "cache"])
+            self.assertEqual(self.lab.traffic(vm, "tcp", target, 3_000_000)["bytes"], 3_000_000)
+            vm.run(["ip", version, "route", "flush", "cache"])
+
     def test_bulk(self) -> None:
         size = 200_000_000
         for source, target in ((self.lab.pods[0], str(node_record("", 3).pod_subnets[0][9])),
