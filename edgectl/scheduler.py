@@ -16,7 +16,7 @@ from edgectl.apiserver.meta import timestamp
 from edgectl.apiserver.resources import NODE, POD, Resource
 from edgectl.apiserver.subresources import assigned
 from edgectl.apiserver.verbs import Api
-from edgectl.scheduler_fit import Load, Placement, place
+from edgectl.scheduler_fit import ENOUGH, Load, Placement, place
 from edgectl.workloads.controller import Controller, Key, key_of
 
 Obj = dict[str, Any]
@@ -54,6 +54,7 @@ class Scheduler(Controller):
     def __init__(self, reactor: IReactorTime, api: Api) -> None:
         super().__init__(reactor, api)
         self._load = Load()
+        self._next = 0
 
     def _changed_of(self, resource: Resource) -> Callable[[Change], None]:
         queue = super()._changed_of(resource)
@@ -94,7 +95,8 @@ class Scheduler(Controller):
         pod = self.api.cache.get(POD, *key)
         if pod is None or not _waiting(pod):
             return
-        chosen = place(pod, self.api.cache.current(NODE), self._load)
+        chosen = place(pod, self.api.cache.current(NODE), self._load, self._next)
+        self._next += ENOUGH
         if chosen.node is None:
             await self._refuse(key, chosen)
         else:

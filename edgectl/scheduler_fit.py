@@ -14,12 +14,16 @@ from typing import Any
 
 from edgectl.apiserver.quantity import parse
 from edgectl.apiserver.selectors import Requirement, matches_labels
-from edgectl.scheduler_affinity import PodRules
+from edgectl.scheduler_affinity import PodRules, terms
 
 Obj = Mapping[str, Any]
 
 DEFAULT_MAX_PODS = 110
 """Pods of a node that says nothing of it (kubelet's default)."""
+
+
+ENOUGH = 100
+"""Nodes that fit among which to choose (kube-scheduler's ``minFeasibleNodesToFind``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Load:
 
     def __init__(self, pods: Iterable[Obj] = ()) -> None:
         self._pods: dict[str, dict[str, Obj]] = {}
+        self._apart: set[str] = set()
         self._used: dict[str, dict[str, Decimal]] = {}
         for pod in pods:
             self.add(pod)
@@ -116,6 +121,8 @@ class Load:
             return
         self.remove(pod)
         self._pods.setdefault(node, {})[pod["metadata"]["uid"]] = pod
+        if terms(pod, "podAntiAffinity"):
+            self._apart.add(pod["metadata"]["uid"])
         self._count(node, pod, 1)
 
     def remove(self, pod: Obj) -> None:
@@ -123,6 +130,7 @@ class Load:
         node = pod["spec"].get("nodeName", "")
         there = self._pods.get(node, {}).pop(pod["metadata"]["uid"], None)
         if there is not None:
+            self._apart.discard(there["metadata"]["uid"])
             self._count(node, there, -1)
 
     def _count(self, node: str, pod: Obj, sign: int) -> None:
@@ -133,9 +141,12 @@ class Load:
     def on(self, node: Obj) -> Collection[Obj]:
         return self._pods.get(node["metadata"]["name"], {}).values()
 
-    def placed(self, nodes: Iterable[Obj]) -> Iterator[tuple[Obj, Obj]]:
-        """The pods on these nodes, each with its node."""
-        return ((pod, node) for node in nodes for pod in self.on(node))
+    def concerned(self, pod: Obj, nodes: Iterable[Obj]) -> Iterator[tuple[Obj, Obj]]:
+        """The pods on these nodes that rules between pods may be about, each with its node; mostly none."""
+        own = terms(pod, "podAffinity") or terms(pod, "podAntiAffinity")
+        if not own and not self._apart:
+            return iter(())
+        return ((one, node) for node in nodes for one in self.on(node))
 
     def used(self, node: Obj) -> Mapping[str, Decimal]:
         return self._used.get(node["metadata"]["name"], {})
@@ -193,15 +204,21 @@ def _score(pod: Obj, node: Obj, nodes: Load) -> tuple[int, int, Decimal]:
     return weight, -int(avoided), sum(free, Decimal(0)) / max(len(free), 1) - count
 
 
-def place(pod: Obj, all_nodes: Sequence[Obj], nodes: Load) -> Placement:
-    """The best node for a pod."""
+def place(pod: Obj, all_nodes: Sequence[Obj], nodes: Load, first: int = 0) -> Placement:
+    """The best node for a pod, among the :data:`ENOUGH` that fit.
+
+    :param first: which node to look at first; callers move it on, so that all nodes get their share.
+    """
     fitting: list[Obj] = []
     reasons: Counter[str] = Counter()
-    rules, wanted = PodRules(pod, nodes.placed(all_nodes)), requests(pod)
-    for node in all_nodes:
+    rules, wanted = PodRules(pod, nodes.concerned(pod, all_nodes)), requests(pod)
+    for index in range(len(all_nodes)):
+        node = all_nodes[(first + index) % len(all_nodes)]
         why = unfit(pod, node) or _lacking(pod, wanted, node, nodes) or rules.unfit(node)
         if why is None:
             fitting.append(node)
+            if len(fitting) == ENOUGH:
+                break
         else:
             reasons[why] += 1
     if fitting:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 
 _FORM = re.compile(r"([+-]?[0-9]{1,24}(?:\.[0-9]{0,24})?|[+-]?\.[0-9]{1,24})([A-Za-z]{0,2}|[eE][+-]?[0-9]{1,2})")
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
@@ -24,6 +25,7 @@ def _split(text: str) -> tuple[Decimal, str]:
     return Decimal(match[1]), match[2]
 
 
+@lru_cache(4096)
 def parse(value: str | int | float) -> Decimal:
     """The number that a quantity stands for.
 
