@@ -1,14 +1,16 @@
-"""How much may wait unsent in the kernel: as little as keeps the path busy.
+"""How much may wait in the kernel on either side of a connection: as little as keeps the path busy. Pure.
 
-What waits in the socket can no longer be overtaken by a heartbeat or a small packet, nor dropped. So the limit
-(``TCP_NOTSENT_LOWAT``) follows the rate at which the path really takes data: 128 KiB at 64 kbit/s would be 16 seconds.
+What waits in a socket can no longer be overtaken by a heartbeat or a small packet, nor dropped. So the limit for unsent
+data (``TCP_NOTSENT_LOWAT``) follows the rate at which the path really takes it: 128 KiB at 64 kbit/s would be 16
+seconds. And where this process is slower than the path, what it lets the kernel receive ahead (``SO_RCVBUF``) shrinks
+to what it can use: Linux lets it grow to many megabytes, in which a ping would wait its turn.
 """
 
 from __future__ import annotations
 
 LOWEST = 1 << 13
 """Bytes. Less than this and each wake-up moves a packet or two only."""
-HIGHEST = 1 << 18
+HIGHEST = 1 << 17
 FIRST = 1 << 14
 """Bytes, until the rate is known. On a fast path one window corrects it; on a slow one it is not yet too much."""
 TARGET = 0.02
@@ -54,3 +56,51 @@ class UnsentLimit:
             self.limit = min(wanted, self.limit * 4)
             return True
         return False
+
+
+READ_AHEAD = 1 << 17
+"""Bytes that may wait to be read here: a full turn of the reactor."""
+RELEASE = 1.0
+"""Seconds without falling behind, after which the kernel may do as it likes again."""
+
+
+class ReceiveLimit:
+    """How much the kernel may receive ahead of us; ``None``: as much as it sees fit.
+
+    Time is passed in, in seconds, and with it the bytes received since the connection was made.
+    """
+
+    __slots__ = ("_behind_at", "_bytes", "_since", "limit")
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self._since = self._behind_at = float("-inf")
+        self._bytes = 0
+
+    def behind(self, now: float, total: int, unread: int, round_trip: float) -> bool:
+        """More was here than is read in one turn; ``True`` if :attr:`limit` has changed.
+
+        :param unread: bytes that still wait in the socket.
+        :param round_trip: seconds, of the path without queues.
+        """
+        if unread <= READ_AHEAD:
+            return False
+        self._behind_at = now
+        elapsed = now - self._since
+        if elapsed < WINDOW:
+            return False
+        rate = (total - self._bytes) / elapsed
+        self._since, self._bytes = now, total
+        # Twice what the path needs to stay busy, and what is to lie ready here.
+        wanted = READ_AHEAD + int(2 * rate * round_trip) if elapsed < RELEASE else READ_AHEAD
+        if self.limit is None or not wanted / 2 <= self.limit <= wanted * 2:
+            self.limit = wanted
+            return True
+        return False
+
+    def caught_up(self, now: float) -> bool:
+        """Everything was read in one turn; ``True`` if that has been so for long, and the limit has gone."""
+        if self.limit is None or now - self._behind_at < RELEASE:
+            return False
+        self.limit = None
+        return True

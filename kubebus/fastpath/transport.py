@@ -10,7 +10,10 @@ in the end it closes it. So endpoints, ports and connection errors are Twisted's
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory, gathered
-from kubebus.fastpath.pacing import UnsentLimit
+from kubebus.fastpath.pacing import READ_AHEAD, ReceiveLimit, UnsentLimit
 
 READS_PER_WAKEUP = 4
 """Full reads before the reactor may serve somebody else: 256 KiB, about a tenth of a millisecond."""
@@ -43,6 +46,14 @@ CLOSE_TIMEOUT = 10.0
 """Seconds to wait for the peer's answer to the end of TLS."""
 
 _NOTSENT_LOWAT: int = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; Python has no name for it before 3.12.
+
+_INT = struct.Struct("i")
+# asm-generic/socket.h; MIPS has the same numbers for these.
+_RCVBUFFORCE = 33
+_BUF_LOCK = 72
+_LARGE = 1 << 22
+_MIN_RTT = 148
+"""Where ``tcpi_min_rtt`` is in ``struct tcp_info`` (linux/tcp.h, since Linux 4.6), in microseconds."""
 
 # Used up before the reactor serves another descriptor, so one for all.
 _received = memoryview(bytearray(CHUNK))
@@ -113,6 +124,8 @@ class FastTLSTransport:
         self._backlog = bytearray()
         self._writing = False
         self._limit = UnsentLimit()
+        self._ahead = ReceiveLimit()
+        self._received = 0
         self._sent = 0
         self._producer: Any = None
         self._streaming = False
@@ -194,8 +207,12 @@ class FastTLSTransport:
                 if not self._handshake():
                     return
                 self._receive(None)
+            self._received += count
             if count < CHUNK or not self.reading or self._finished:
+                if self._ahead.limit is not None:
+                    self._has_caught_up()
                 return
+        self._is_behind()
 
     def doWrite(self) -> None:
         if self._finished:
@@ -504,6 +521,27 @@ class FastTLSTransport:
         if self._producer is not None and self._streaming and not self._paused:
             self._paused = True
             self._producer.pauseProducing()
+
+    def _is_behind(self) -> None:
+        """There was more to read than one turn allows: see that it does not become much."""
+        if self._finished:
+            return
+        try:
+            (unread,) = _INT.unpack(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(_INT.size)))
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT + _INT.size)
+            round_trip = _INT.unpack_from(info, _MIN_RTT)[0] / 1e6 if len(info) >= _MIN_RTT + _INT.size else 0.0
+            if self._ahead.behind(self._reactor.seconds(), self._received, unread, round_trip):
+                self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, self._ahead.limit or READ_AHEAD)
+        except OSError:
+            pass  # An old kernel, or no right to: latency under load is all that it costs.
+
+    def _has_caught_up(self) -> None:
+        if self._ahead.caught_up(self._reactor.seconds()):
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, _BUF_LOCK, 0)
+            except OSError:
+                # Before Linux 5.14 a buffer that was set once stays as set: then better too large.
+                self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _LARGE)
 
     def _limit_unsent(self) -> None:
         try:

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kubebus.fastpath.pacing import FIRST, HIGHEST, LOWEST, TARGET, UnsentLimit
+from kubebus.fastpath.pacing import (
+    FIRST,
+    HIGHEST,
+    LOWEST,
+    READ_AHEAD,
+    RELEASE,
+    TARGET,
+    ReceiveLimit,
+    UnsentLimit,
+)
 
 
 class UnsentLimitTests(SynchronousTestCase):
@@ -52,3 +61,38 @@ class UnsentLimitTests(SynchronousTestCase):
         before = limit.limit
         self.run_path(limit, 2_000_000, 1)
         self.assertEqual(limit.limit, before)
+
+
+class ReceiveLimitTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.limit = ReceiveLimit()
+
+    def fall_behind(self, rate: float, round_trip: float, seconds: float = 0.3, start: float = 100.0) -> float:
+        """Read ``rate`` bytes a second while more waits; the time after it."""
+        now = start
+        while now < start + seconds:
+            self.limit.behind(now, int((now - start) * rate), 4 * READ_AHEAD, round_trip)
+            now += 0.01
+        return now
+
+    def test_the_kernel_decides_while_we_are_fast_enough(self) -> None:
+        self.assertFalse(self.limit.behind(1.0, 10**6, READ_AHEAD, 0.0001))
+        self.assertFalse(self.limit.caught_up(2.0))
+        self.assertIsNone(self.limit.limit)
+
+    def test_little_on_a_short_path(self) -> None:
+        self.fall_behind(200e6, 0.0001)
+        assert self.limit.limit is not None
+        self.assertLess(self.limit.limit, 2 * READ_AHEAD)
+
+    def test_enough_to_keep_a_long_path_busy(self) -> None:
+        self.fall_behind(50e6, 0.1)
+        assert self.limit.limit is not None
+        self.assertGreater(self.limit.limit, 50e6 * 0.1)
+
+    def test_the_kernel_decides_again_later(self) -> None:
+        now = self.fall_behind(200e6, 0.0001)
+        self.assertFalse(self.limit.caught_up(now))
+        self.assertTrue(self.limit.caught_up(now + RELEASE))
+        self.assertIsNone(self.limit.limit)
+        self.assertFalse(self.limit.caught_up(now + RELEASE))
