@@ -137,6 +137,9 @@ class Bench:
             await self._change(cloud)
             if compacted:
                 await deferToThread(source.compact)
+            server.stop()  # a new server remembers nothing of the recent past
+            link.server = server = SyncServerFactory(self.reactor, cloud, "default")
+            await server.start()
             await self._timed(what, "kubebus", lambda: link.bytes, cloud, edge, lambda: setattr(link, "away", False))
             await self._timed(what, "make-mirror", lambda: mirror.proxy.bytes, cloud, second, mirror.start)
         mirror.stop()

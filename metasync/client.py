@@ -64,6 +64,7 @@ class SyncClientService(Service):
         self._stamper = Stamper(store, network, node)
         self._session: SyncSession | None = None
         self._last: list[dict[str, Any]] = []
+        self._synced = 0
         self._error: str | None = None
         self._since = float(reactor.seconds())
         self._task: Deferred[None] | None = None
@@ -105,6 +106,7 @@ class SyncClientService(Service):
         ended: Deferred[Exception] = Deferred()
 
         def over(session: SyncSession, reason: Exception) -> None:
+            self.unsynced()
             self._last, self._session = session.feeds.snapshots(session.seconds()), None
             self._since = session.seconds()
             ended.callback(reason)
@@ -144,17 +146,25 @@ class SyncClientService(Service):
     def connected(self) -> bool:
         return self._session is not None
 
+    def unsynced(self) -> int:
+        """The revision of the node's store up to which the cloud has everything (0: nothing is known)."""
+        if self._session is not None and self._session.feeds.sources:
+            synced = [feed.status.synced_revision or 0 for feed in self._session.feeds.sources.values()]
+            self._synced = max(self._synced, min(synced))
+        return self._synced
+
     def status(self) -> dict[str, Any]:
-        """How the sync stands: JSON-able. ``since`` (UNIX seconds) is when ``connected`` last changed."""
+        """How the sync stands: JSON-able. ``connected`` has been so for ``sinceSeconds``."""
         session = self._session
+        now = float(self._reactor.seconds())
         return {
             "role": "node",
             "network": self._network,
             "node": self._node,
             "connected": session is not None,
-            "since": self._since,
+            "sinceSeconds": round(now - self._since, 3),
             "error": self._error,
-            "feeds": session.feeds.snapshots(session.seconds()) if session else self._last,
+            "feeds": session.feeds.snapshots(now) if session else self._last,
         }
 
 

@@ -34,8 +34,8 @@ class Compactable(Protocol):
 class CompactionService(Service):
     """Compacts now and then.
 
-    :param unsynced: the revision after which the cloud lacks something (``None``: nothing is known). It is kept, as
-        long as ``keep_changes`` allows: beyond that, the sync finds differences by digests.
+    :param unsynced: the revision after which the cloud lacks something (``None``: there is no cloud to wait for). That
+        is kept, as long as ``keep_changes`` allows: beyond it, the sync finds differences by digests.
     """
 
     log = Logger()

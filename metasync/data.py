@@ -19,7 +19,7 @@ from metasync.model import Compare, Delete, KeyRange, Op, Put, WatchBatch
 from metasync.session import Feeds
 from metasync.source import Comparison, SourceFeed
 from metasync.stamping import ATTEMPTS, Entry, Stamper, compares_of, read_entries
-from metasync.target import TargetFeed
+from metasync.target import DEFAULT_MAX_BYTES, TargetFeed
 from metasync.wire import ProtocolError
 
 _MAX_ECHOES = 10_000
@@ -30,13 +30,20 @@ def feed_name(scope: str) -> str:
 
 
 def add_data_feeds(
-    feeds: Feeds, scope: str, store: Store, stamper: Stamper, lineage: Lineage, node: str, outlet: Outlet
+    feeds: Feeds,
+    scope: str,
+    store: Store,
+    stamper: Stamper,
+    lineage: Lineage,
+    node: str,
+    outlet: Outlet,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> None:
     """Both directions of one scope."""
     echoes = Echoes()
     name = feed_name(scope)
     feeds.sources[name] = DataSource(scope, store, stamper, lineage, outlet, echoes)
-    feeds.targets[name] = DataTarget(scope, store, stamper, node, outlet, echoes)
+    feeds.targets[name] = DataTarget(scope, store, stamper, node, outlet, echoes, max_bytes)
 
 
 class Echoes:
@@ -109,12 +116,13 @@ def _weighed(change: Change) -> Change:
 class DataTarget(TargetFeed):
     """Merges what comes for a scope, and remembers who lost."""
 
-    def __init__(self, scope: str, store: Store, stamper: Stamper, node: str, outlet: Outlet, echoes: Echoes) -> None:
+    def __init__(
+        self, scope: str, store: Store, stamper: Stamper, node: str, outlet: Outlet, echoes: Echoes, max_bytes: int
+    ) -> None:
         self._scope = f"{scope}/".encode()
-        name = feed_name(scope)
-        super().__init__(
-            name, store, stamper.keys.stamps + self._scope, cursor_key(stamper.keys.network, node, name), outlet
-        )
+        name, keys = feed_name(scope), stamper.keys
+        cursor = cursor_key(keys.network, node, name)
+        super().__init__(name, store, keys.stamps + self._scope, cursor, outlet, max_bytes)
         self._stamper = stamper
         self._echoes = echoes
 

@@ -22,6 +22,9 @@ class Outlet(Protocol):
     async def ready(self) -> None:
         """Returns once the connection takes more. To be awaited between large messages."""
 
+    async def admit(self) -> None:
+        """Returns once the other end may write again. To be awaited before every write in its name."""
+
     def broken(self, error: Exception) -> None:
         """The session cannot go on."""
 
@@ -30,13 +33,30 @@ class Outlet(Protocol):
     def later(self, delay: float, call: Callable[[], None]) -> IDelayedCall: ...
 
 
+class Rate:
+    """A bucket of tokens: ``burst`` at once, then so many a second. Time is passed in."""
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._tokens = burst
+        self._at: float | None = None
+
+    def take(self, now: float) -> float:
+        """Take one token. Returns the seconds to wait until it is there."""
+        passed = max(0.0, now - self._at) if self._at is not None else 0.0
+        self._at = now
+        self._tokens = min(self._burst, self._tokens + passed * self._per_second) - 1
+        return max(0.0, -self._tokens / self._per_second)
+
+
 class Overtaken(StoreError):
     """Another session of the same feed has moved the cursor."""
 
 
 @dataclass(slots=True)
 class FeedStatus:
-    """How a feed stands, for people. Times are UNIX seconds; revisions are the source's."""
+    """How a feed stands, for people. Times are the reactor's seconds; revisions are the source's."""
 
     feed: str
     direction: str
@@ -60,7 +80,7 @@ class FeedStatus:
             "pending": self.pending,
             "lagRevisions": lag,
             "lagSeconds": round(now - self.pending_since, 3) if self.pending_since is not None else 0,
-            "lastSynced": self.last_synced,
+            "lastSyncedSeconds": round(now - self.last_synced, 3) if self.last_synced is not None else None,
             "error": self.error,
         }
 

@@ -11,7 +11,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from metasync.data import add_data_feeds
-from metasync.feeds import Outlet, spawn
+from metasync.feeds import Outlet, Rate, spawn
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys, cursor_key, network_prefix
 from metasync.lineage import Lineage
@@ -32,6 +32,13 @@ class Peer(Contract):
     @property
     def name(self) -> str: ...
 
+
+NODE_WRITES_PER_SECOND = 20.0
+NODE_WRITES_BURST = 200.0
+"""So often one node may change the cloud's store; what it has more is folded at its end meanwhile."""
+
+NODE_MAX_BYTES = 8 << 20
+"""The most one node may change at once."""
 
 RETRY_SECONDS = 1.0
 """Between attempts while the store does not answer."""
@@ -145,6 +152,7 @@ class SyncServerFactory(ServerFactory):
             Hello(scopes=scopes),
             lambda outlet, _: self._feeds(node, scopes, outlet),
             self._ended,
+            Rate(NODE_WRITES_PER_SECOND, NODE_WRITES_BURST),
         )
         self._sessions[node] = session
         return session
@@ -153,10 +161,10 @@ class SyncServerFactory(ServerFactory):
         keys = NodeKeys(self._network, node)
         desired = SourceFeed("desired", self._store, keys.desired.encode(), self._lineage, outlet)
         cursor = cursor_key(self._network, node, "reported")
-        reported = TargetFeed("reported", self._store, keys.reported.encode(), cursor, outlet)
+        reported = TargetFeed("reported", self._store, keys.reported.encode(), cursor, outlet, NODE_MAX_BYTES)
         feeds = Feeds({"desired": desired}, {"reported": reported})
         for scope in scopes:
-            add_data_feeds(feeds, scope, self._store, self._stamper, self._lineage, node, outlet)
+            add_data_feeds(feeds, scope, self._store, self._stamper, self._lineage, node, outlet, NODE_MAX_BYTES)
         return feeds
 
     def _ended(self, session: SyncSession, reason: Exception) -> None:

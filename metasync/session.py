@@ -10,12 +10,12 @@ from typing import Protocol as Contract
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from metasync.feeds import Outlet
+from metasync.feeds import Outlet, Rate
 from metasync.source import SourceFeed
 from metasync.target import TargetFeed
 from metasync.wire import (
@@ -61,6 +61,7 @@ class SyncSession(Protocol):
 
     :param peer: who the other end is, for the log.
     :param make_feeds: called once the other end has said hello.
+    :param rate: how often the other end may write here.
     :param ended: called once, with the reason, when the session is over.
     """
 
@@ -73,6 +74,7 @@ class SyncSession(Protocol):
         hello: Hello,
         make_feeds: FeedMaker,
         ended: Callable[[SyncSession, Exception], None],
+        rate: Rate | None = None,
     ) -> None:
         self.peer = peer
         self.feeds = Feeds({}, {})
@@ -80,6 +82,7 @@ class SyncSession(Protocol):
         self._make_feeds = make_feeds
         self._reactor = reactor
         self._ended = ended
+        self._rate = rate
         self._decoder = Decoder()
         self._hello: Hello | None = None
         self._timeout: IDelayedCall | None = None
@@ -148,6 +151,12 @@ class SyncSession(Protocol):
             done: Deferred[None] = Deferred()
             self._full = [*self._full, done]
             await done
+
+    async def admit(self) -> None:
+        if self._rate is not None:
+            wait = self._rate.take(self._reactor.seconds())
+            if wait:
+                await deferLater(self._reactor, wait, lambda: None)
 
     def broken(self, error: Exception) -> None:
         if self._reason is not None:

@@ -19,6 +19,8 @@ _CURSOR_BYTES = 4096
 """Room left in a transaction for the cursor."""
 
 _RETRY_TICKS = 5
+DEFAULT_MAX_BYTES = 256 << 20
+"""A delta is held in memory until it is whole."""
 
 
 class TargetFeed:
@@ -30,7 +32,16 @@ class TargetFeed:
 
     log = Logger()
 
-    def __init__(self, name: str, store: Store, prefix: bytes, cursor_key: bytes, outlet: Outlet) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        prefix: bytes,
+        cursor_key: bytes,
+        outlet: Outlet,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        self._max_bytes = min(max_bytes, store.max_request_bytes)
         self.status = FeedStatus(name, "receiving")
         self._name = name
         self._store = store
@@ -84,7 +95,7 @@ class TargetFeed:
         self._note(token)
         self.status.state = "live"
         self._busy = False
-        size = self._store.max_request_bytes - _CURSOR_BYTES
+        size = self._max_bytes - _CURSOR_BYTES
         self._outlet.send(Subscribe(self._name, token, empty, self._max_ops(), size))
 
     def _max_ops(self) -> int:
@@ -105,13 +116,16 @@ class TargetFeed:
             self._bytes += len(change.key) + len(change.value or b"")
         for offset in range(0, len(message.forget), ITEM):
             self._forget.add(message.forget[offset : offset + ITEM])
-        if self._bytes > self._store.max_request_bytes or len(self._changes) > self._store.max_txn_ops:
+        if self._bytes > self._max_bytes or len(self._changes) > self._store.max_txn_ops:
             raise ProtocolError(f"{self._name}: a delta is larger than this store takes")
         if message.cursor is not None:
             self._busy = True
             self._spawn(self._apply(message.cursor))
 
     async def _apply(self, token: bytes) -> None:
+        await self._outlet.admit()
+        if self._stopped:
+            return
         try:
             self._cursor_mod = await self._commit(token)
         except TxnTooLarge as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from kubebus.adminclient import AdminClient, AdminError
-from kubebus.output import Output, ago
+from kubebus.output import Output, duration
 
 if TYPE_CHECKING:
     from kubebus.commands import Subparsers
@@ -117,12 +116,13 @@ def _status(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
     answer = client.get("/v1/meta/status")
     if out.json(answer):
         return
-    now = time.time()
     if answer["role"] == "node":
         state = "connected" if answer["connected"] else f"away ({answer['error'] or 'not connected yet'})"
-        out.line(f"node {answer['node']} of network {answer['network']}: {state} since {ago(now, answer['since'])}")
+        out.line(
+            f"node {answer['node']} of network {answer['network']}: {state} for {duration(answer['sinceSeconds'])}"
+        )
     rows = [
-        (node, feed["feed"], feed["direction"], feed["state"], *_numbers(feed, now))
+        (node, feed["feed"], feed["direction"], feed["state"], *_numbers(feed))
         for node, each in _nodes(answer).items()
         for feed in each["feeds"]
     ]
@@ -142,10 +142,10 @@ def _nodes(answer: Mapping[str, Any]) -> dict[str, Any]:
     return nodes
 
 
-def _numbers(feed: Mapping[str, Any], now: float) -> tuple[str, str, str, str]:
+def _numbers(feed: Mapping[str, Any]) -> tuple[str, str, str, str]:
     revision, behind = feed["syncedRevision"], feed["lagRevisions"]
     lag = "-" if behind is None else f"{behind} rev, {feed['lagSeconds']:.0f} s"
-    last = ago(now, feed["lastSynced"]) if feed["lastSynced"] else "-"
+    last = "-" if feed["lastSyncedSeconds"] is None else f"{duration(feed['lastSyncedSeconds'])} ago"
     return str(feed["pending"]), "-" if revision is None else str(revision), lag, last
 
 

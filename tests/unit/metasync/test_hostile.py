@@ -14,11 +14,11 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.trial.unittest import SynchronousTestCase
 
 from metasync.delta import Change
-from metasync.feeds import Overtaken
+from metasync.feeds import Overtaken, Rate
 from metasync.keys import cursor_key
 from metasync.memory import MemoryStore
 from metasync.model import KeyRange, KeyValue, Put
-from metasync.server import SyncServerFactory
+from metasync.server import NODE_WRITES_BURST, NODE_WRITES_PER_SECOND, SyncServerFactory
 from metasync.session import SyncSession
 from metasync.target import TargetFeed
 from metasync.wire import (
@@ -35,7 +35,7 @@ from metasync.wire import (
     Subscribe,
     encode,
 )
-from tests.unit.metasync.pairs import FakeAddress, FakePeer, now
+from tests.unit.metasync.pairs import FakeAddress, FakePeer, Pair, now, put
 
 SECRET = b"the other node's secret"
 FEEDS = ("desired", "reported", "data/all", "data/node.n1")
@@ -188,6 +188,8 @@ class _Outlet:
 
     async def ready(self) -> None: ...
 
+    async def admit(self) -> None: ...
+
     def broken(self, error: Exception) -> None:
         self.error = error
 
@@ -196,6 +198,32 @@ class _Outlet:
 
     def later(self, delay: float, call: Any) -> Any:
         raise NotImplementedError
+
+
+class RateTests(SynchronousTestCase):
+    def test_aBurstThenSoManyASecond(self) -> None:
+        rate = Rate(10, 3)
+        self.assertEqual([round(rate.take(0.0), 2) for _ in range(5)], [0, 0, 0, 0.1, 0.2])
+        self.assertEqual(round(rate.take(100.0), 2), 0)
+
+    def test_aClockThatGoesBackGivesNothing(self) -> None:
+        rate = Rate(10, 1)
+        rate.take(1000.0)
+        self.assertEqual(round(rate.take(0.0), 2), 0.1)
+
+    def test_aNodeThatWritesWithoutEndIsSlowedDown(self) -> None:
+        pair = Pair()
+        pair.client.startService()
+        pair.settle()
+        begin = pair.clock.seconds()
+        before = pair.cloud.revision
+        while pair.clock.seconds() < begin + 60:
+            put(pair.edge, reported_x="1")
+            pair.clock.advance(0.025)
+            pair.endpoint.pump()
+        self.assertLess(pair.cloud.revision - before, 60 * NODE_WRITES_PER_SECOND + NODE_WRITES_BURST + 1)
+        self.assertGreater(pair.cloud.revision - before, 100)
+        pair.client.stopService()
 
 
 class OverlapTests(SynchronousTestCase):
