@@ -24,6 +24,7 @@ from kubebus.queues import BATCH, LinkQueues, QueueCounters
 from kubebus.session import ConfigChanged, Effect, Ended, Greeted, LinkSession, Send, Side, Timing, Up
 from kubebus.status import LinkStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable
+from kubebus.tcpinfo import acknowledged
 from kubebus.tlsconfig import explain
 
 _CLOSE_TIMEOUT: Final = 1.0
@@ -317,7 +318,7 @@ class Link(TwistedProtocol):
 
     def _tick(self) -> None:
         self._timer = None
-        self._do(self.session.tick(self._clock.seconds()))
+        self._do(self.session.tick(self._clock.seconds(), acknowledged(self.transport)))
         self._arm()
 
     def _cancel_timer(self) -> None:

@@ -5,7 +5,8 @@ clock.
 
 How a dead link is found: silence after data of ours (or in the middle of a flow of the peer's) is probed after
 ``probe_after`` seconds and believed dead ``probe_timeout`` later, 13 s in all by default; an idle link is probed
-after ``idle_after`` seconds and given ``idle_timeout``, 75 s in all. Any byte from the peer counts as a sign of life.
+after ``idle_after`` seconds and given ``idle_timeout``, 75 s in all. Any byte from the peer counts as a sign of life;
+and, for a while, that its kernel acknowledges what we send: a slow path, where the probe waits behind data, is alive.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ class LinkSession:
     _ping: int = 0
     _pinged: float | None = None
     _ping_deadline: float = 0.0
+    # What the peer's kernel had acknowledged when last asked.
+    _acknowledged: int | None = None
 
     def __post_init__(self) -> None:
         self.last_received = self.started
@@ -235,14 +238,22 @@ class LinkSession:
             when = min(when, self._unanswered + timing.probe_after)
         return when
 
-    def tick(self, now: float) -> list[Effect]:
-        """Time has passed."""
+    def tick(self, now: float, acknowledged: int | None = None) -> list[Effect]:
+        """Time has passed.
+
+        :param acknowledged: how many bytes the peer's kernel has acknowledged so far, if that is known.
+        """
         if now < self.deadline():
             return []
         if self._state is not _State.UP:
             return self.close(LinkTimeout(f"no hello within {self.timing.hello_timeout:g} s"))
+        before, self._acknowledged = self._acknowledged, acknowledged
         if self._ping_deadline:
             silence = now - self.last_received
+            moves = before is not None and acknowledged is not None and acknowledged > before
+            if moves and silence < self.timing.idle_timeout:
+                self._unanswered, self._ping_deadline = None, now + self.timing.probe_timeout
+                return []
             return self.close(LinkTimeout(f"nothing was heard for {silence:.0f} s, and a heartbeat had no answer"))
         return self._probe(now, self._unanswered is not None or self._in_flow)
 

@@ -117,6 +117,31 @@ class UpTests(SynchronousTestCase):
         self.assertEqual(others(self.session.tick(23.0)), [])
         self.assertEqual(self.session.deadline(), 52.9)
 
+    def test_a_slow_path_is_not_dead(self) -> None:
+        """The probe waits behind data that the peer's kernel takes bit by bit."""
+        self.session.sent_data(10.0)
+        self.assertEqual(sent(self.session.tick(15.0, 1000)), [Ping(2)])
+        for when, acknowledged in ((23.0, 9000), (31.0, 17000), (39.0, 25000)):
+            self.session.sent_data(when - 1)
+            self.assertEqual(self.session.deadline(), when)
+            self.assertEqual(self.session.tick(when, acknowledged), [])
+        self.session.received(40.0)
+        self.assertTrue(self.session.is_up)
+
+    def test_acknowledgements_alone_are_not_enough_for_ever(self) -> None:
+        self.session.sent_data(10.0)
+        self.session.tick(15.0, 1000)
+        now, acknowledged = 15.0, 1000
+        while not self.session.has_ended:
+            now, acknowledged = self.session.deadline(), acknowledged + 1000
+            self.session.tick(now, acknowledged)
+        self.assertLess(now, 0.5 + 45 + 8)
+
+    def test_no_progress_is_dead(self) -> None:
+        self.session.sent_data(10.0)
+        self.session.tick(15.0, 1000)
+        self.assertTrue(others(self.session.tick(23.0, 1000)))
+
     def test_data_while_an_idle_link_is_probed(self) -> None:
         self.session.tick(30.5)
         self.session.sent_data(32.0)
