@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -248,8 +249,15 @@ def _explain(path: Path, error: Exception) -> str:
         return f"{path} is in use by another process; stop it, or name another file"
     if "full" in text:
         return f"{path}: the disk is full; free some space"
-    if "readonly" in text or "read-only" in text:
+    if "readonly" in text or "read-only" in text.lower() or _on_read_only_disk(path):
         return f"{path} cannot be written: the file or its disk is read-only"
     if "unable to open" in text:
         return f"{path} cannot be opened: check that its directory exists and can be written"
     return f"{path}: {text or type(error).__name__}"
+
+
+def _on_read_only_disk(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
