@@ -30,15 +30,37 @@ _JSON_TYPES = ("", "application/json")
 _PATCH_TYPES = ", ".join((JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH))
 
 
+MAX_DEPTH = 100
+"""Nesting past which a body is refused; no kind comes near it."""
+
+
 def parse_body(body: bytes) -> Any:
     """The JSON of a body.
 
     :raises ApiError: (400) if it is none.
     """
     try:
-        return json.loads(body)
+        data = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise errors.bad_request(f"the body of the request is not JSON: {error}") from None
+    if _deeper(data, MAX_DEPTH):
+        raise errors.bad_request(f"the body of the request is nested deeper than {MAX_DEPTH} levels")
+    return data
+
+
+def _deeper(data: Any, levels: int) -> bool:
+    """Whether a value is nested deeper, found out without recursion."""
+    layer = [data]
+    for _ in range(levels):
+        layer = [
+            inner
+            for one in layer
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not layer:
+            return False
+    return True
 
 
 class Handlers:

@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource as WebResource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -28,12 +27,15 @@ from edgectl.apiserver.routes import Target, flag, list_options, parse_path, who
 from edgectl.apiserver.selectors import predicate
 from edgectl.apiserver.streaming import WatchResponse
 from edgectl.apiserver.watches import ApiWatch
-from metasync.interfaces import StoreError
+from metasync.interfaces import StoreError, TxnTooLarge
 
 Obj = dict[str, Any]
 
 MAX_BODY = 3 * 1024 * 1024
 """The most bytes of a request's body (kube-apiserver's own limit)."""
+
+MAX_DISCARDED = 2 * MAX_BODY
+"""Bytes of a body too large after which the connection is closed: until then the client may read why."""
 
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _CARRIED = ("log", "exec", "attach", "portforward")
@@ -41,21 +43,33 @@ _DISCOVERY = "apidiscovery.k8s.io"
 
 
 class ApiRequest(Request):
-    """A request whose body is bounded before it is kept."""
+    """A request whose body is bounded before it is kept: nothing is kept of one from nobody."""
 
     _received = 0
+    _limit = 0
 
     def gotLength(self, length: int | None) -> None:
-        super().gotLength(length if length is not None and length <= MAX_BODY else None)
+        known = self.getHeader("authorization") is not None or _peer_certificate(self) is not None
+        self._limit = MAX_BODY if known else 0
+        super().gotLength(length if length is not None and length <= self._limit else None)
 
     def handleContentChunk(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received <= MAX_BODY:
+        if self._received <= self._limit:
             super().handleContentChunk(data)
+        elif self._received > MAX_DISCARDED:
+            self.loseConnection()
 
     @property
     def oversized(self) -> bool:
-        return self._received > MAX_BODY
+        return self._received > self._limit
+
+
+def _peer_certificate(request: Request) -> Any:
+    """The client's certificate, which TLS has verified, or ``None``."""
+    channel: Any = request.channel
+    transport = getattr(channel, "transport", None)
+    return getattr(transport, "getPeerCertificate", lambda: None)()
 
 
 class ApiSite(Site):
@@ -102,7 +116,9 @@ class ApiResource(WebResource):
         error = failure.value
         if request.channel is None or request._disconnected:
             return
-        if isinstance(error, StoreError):
+        if isinstance(error, TxnTooLarge):
+            error = errors.too_large(self._handlers.api.objects.store.max_request_bytes)
+        elif isinstance(error, StoreError):
             error = errors.unavailable(str(error))
         if not isinstance(error, errors.ApiError):
             self.log.failure("{method} {uri!r} failed", failure, method=request.method, uri=request.uri)
@@ -144,8 +160,7 @@ class ApiResource(WebResource):
         return User(user.name, (*user.groups, AUTHENTICATED), user.uid)
 
     def _certified(self, request: Request) -> User | None:
-        channel: HTTPChannel = request.channel
-        peer = getattr(channel.transport, "getPeerCertificate", lambda: None)()
+        peer = _peer_certificate(request)
         return certificate_user(peer.to_cryptography()) if peer is not None else None
 
     # -- what there is
