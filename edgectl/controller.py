@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -15,16 +15,30 @@ from twisted.logger import Logger
 from edgectl.eventsync import EventKey, EventSync
 from edgectl.informer import Informer
 from edgectl.interfaces import EdgeNode, NodeDirectory
-from edgectl.kubernetes import CONFIGMAPS, NODES, PODS, SECRETS, KubernetesClient, Object, Resource
+from edgectl.kubernetes import (
+    CONFIGMAPS,
+    ENDPOINT_SLICES,
+    NODES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    KubernetesClient,
+    Object,
+    Resource,
+)
 from edgectl.mirror import Change, Mirror, StoreMirror
 from edgectl.nodes import RENEW_SECONDS, NodeOptions, keeps_lease
 from edgectl.nodesync import NodeSync
 from edgectl.podsync import PodIndex, PodSync, node_name
+from edgectl.services import ServiceTable, strip_node
 from edgectl.tokens import sources
 from edgectl.tokensync import TokenSync
-from edgectl.translate import Reference
+from edgectl.translate import Reference, encode
 from edgectl.workqueue import Workers
 from metasync.interfaces import Store
+
+ENDPOINT_SLICE_VERSIONS = ("v1", "v1beta1")
+"""``v1`` from Kubernetes 1.21 on."""
 
 EVENT_CONCURRENCY = 2
 """Events matter less than everything else that goes to the API server."""
@@ -36,12 +50,14 @@ class ControllerOptions:
 
     :ivar namespaces: where ConfigMaps and Secrets are read. Empty: in all, which needs cluster-wide rights.
     :ivar nodes: how Nodes are registered.
+    :ivar services: let edge nodes know the cluster's Services and their endpoints.
     :ivar keep_revoked: keep the Node of a revoked edge node (as disconnected) instead of removing it.
     """
 
     namespaces: Sequence[str] = ()
     nodes: NodeOptions = field(default_factory=NodeOptions)
     keep_revoked: bool = False
+    services: bool = True
 
 
 class EdgeController(Service):
@@ -83,6 +99,8 @@ class EdgeController(Service):
             }
             for resource in (CONFIGMAPS, SECRETS)
         }
+        self._services = ServiceTable(self._services_changed)
+        self._service_informers = self._service_watches() if self._options.services else []
         self._node_sync = NodeSync(
             reactor, client, network, self._edges, self._nodes, self._mirrored, self._options.nodes
         )
@@ -99,6 +117,7 @@ class EdgeController(Service):
             self._index,
             self._object,
             self._token_sync.secrets,
+            self._around,
             self._mirrored,
         )
         self._event_sync = EventSync(reactor, client, self._edges, self._index, self._mirrored)
@@ -156,7 +175,26 @@ class EdgeController(Service):
         return Informer(self._reactor, self._client, resource, self._random, **arguments)
 
     def _informers(self) -> list[Informer]:
-        return [self._nodes, self._pods, *(i for kinds in self._objects.values() for i in kinds.values())]
+        objects = [informer for kinds in self._objects.values() for informer in kinds.values()]
+        return [self._nodes, self._pods, *objects, *self._service_informers]
+
+    def _service_watches(self) -> list[Informer]:
+        services = self._informer(SERVICES, transform=_unmanaged)
+        slices = self._informer(ENDPOINT_SLICES, versions=ENDPOINT_SLICE_VERSIONS, transform=_unmanaged)
+        services.subscribe(self._services.service, self._progress)
+        slices.subscribe(self._services.slice, self._progress)
+        return [services, slices]
+
+    def _services_changed(self) -> None:
+        for name in self._edges:
+            if self._index.has_pods(name):
+                self._push_work.add(name)
+
+    def _around(self, name: str) -> Mapping[str, bytes]:
+        """What a node with pods is told beside them."""
+        node = self._nodes.items.get(name)
+        place = strip_node(node) if node is not None and self._options.services else None
+        return {**self._services.values, f"nodes/{name}": encode(place)} if place else self._services.values
 
     def _workers(self, name: str, handler: Any) -> Workers[str]:
         return Workers(self._reactor, name, handler, self._random)
@@ -217,6 +255,8 @@ class EdgeController(Service):
             self._node_work.add(key)
             if old is None or (new is not None and _annotations(old) != _annotations(new)):
                 self._lease_work.add(key)
+            if new is not None and (old is None or strip_node(old) != strip_node(new)):
+                self._push_work.add(key)
 
     def _pod_changed(self, key: str, old: Object | None, new: Object | None) -> None:
         self._index.changed(key, old, new)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from edgectl.errors import ApiError
+from edgectl.errors import ApiError, StatusError
 from edgectl.kubernetes import KubernetesClient, Object, Resource
 from edgectl.watch import PAGE_SIZE, Changed, ListStep, Reflector, Step, WatchStep
 
@@ -23,6 +23,7 @@ class Informer:
     It lasts through everything that can happen to the server; what it holds meanwhile is the last that was known.
 
     :param random: uniform over [0, 1): spreads reconnections of many clients.
+    :param versions: choose the first of these API versions that the server has, instead of the resource's own.
     :param transform: what to keep of each object.
     """
 
@@ -35,6 +36,7 @@ class Informer:
         resource: Resource,
         random: Callable[[], float],
         *,
+        versions: Sequence[str] = (),
         namespace: str = "",
         label_selector: str = "",
         field_selector: str = "",
@@ -43,6 +45,8 @@ class Informer:
         self._reactor = reactor
         self._client = client
         self._resource = resource
+        self._versions = versions
+        self._undecided = bool(versions)
         self._namespace = namespace
         self._selectors = {"label_selector": label_selector, "field_selector": field_selector}
         self._core = Reflector(self._tell, random, transform)
@@ -94,12 +98,16 @@ class Informer:
 
     async def _list(self, step: ListStep) -> Step:
         try:
+            if self._undecided:
+                self._resource = await self._client.choose(self._resource, self._versions)
+                self._undecided = False
             page = await self._client.list(
                 self._resource, self._namespace, limit=PAGE_SIZE, continue_=step.continue_, **self._selectors
             )
         except ApiError as error:
             if not self._stopped:
                 self._log.warn("{name}: listing failed: {error}", name=self, error=error)
+            self._reconsider(error)
             return self._core.list_failed(error)
         was = self._core.synced
         step_ = self._core.listed(page)
@@ -122,9 +130,15 @@ class Informer:
             )
         except ApiError as error:
             failed = error
+            self._reconsider(error)
         if failed is not None and not self._stopped:
             self._log.info("{name}: watch ended: {error}", name=self, error=failed)
         return self._core.watch_ended(self._reactor.seconds() - began, failed)
+
+    def _reconsider(self, error: ApiError) -> None:
+        """A server that was upgraded may serve another version."""
+        if isinstance(error, StatusError) and error.not_found:
+            self._undecided = bool(self._versions)
 
     def _tell(self, key: str, old: Object | None, new: Object | None) -> None:
         for observer in self._observers:

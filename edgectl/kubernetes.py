@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
@@ -84,6 +84,8 @@ CONFIGMAPS = Resource("", "v1", "configmaps")
 SECRETS = Resource("", "v1", "secrets")
 EVENTS = Resource("", "v1", "events")
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts")
+SERVICES = Resource("", "v1", "services")
+ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices")
 LEASES = Resource("coordination.k8s.io", "v1", "leases")
 
 
@@ -223,6 +225,18 @@ class KubernetesClient:
             await body.done.addTimeout(seconds + REQUEST_TIMEOUT, self._reactor, _timed_out)
         except TimeoutError:
             raise ApiUnreachable(f"watch {path}: the server did not end it in time") from None
+
+    async def choose(self, resource: Resource, versions: Sequence[str]) -> Resource:
+        """The resource in the first of ``versions`` of its group that the server has.
+
+        :raises StatusError: with code 404, if it has none of them.
+        """
+        group = await self.request("GET", f"/apis/{quote(resource.group, safe='')}")
+        served = {entry.get("version") for entry in group.get("versions") or ()}
+        for version in versions:
+            if version in served:
+                return replace(resource, version=version)
+        raise StatusError(404, "NotFound", f"the server has none of {resource.group}/{'|'.join(versions)}")
 
     async def request(
         self,

@@ -61,6 +61,9 @@ class PodIndex:
     def on_node(self, node: str) -> Iterator[tuple[str, Object]]:
         return ((key, self.pods[key]) for key in self._by_node.get(node, ()))
 
+    def has_pods(self, node: str) -> bool:
+        return node in self._by_node
+
     def used_by(self, key: str) -> frozenset[Reference]:
         return self._references.get(key, frozenset())
 
@@ -90,6 +93,7 @@ class PodSync:
 
     :param objects: finds a ConfigMap or Secret by reference.
     :param tokens: the Secrets with a pod's tokens, and whether a new pod can go down with them.
+    :param around: what a node with pods is told beside them, by the rest of the key under ``desired``.
     :param guards: compares that every write to the store must hold to as well.
     """
 
@@ -105,6 +109,7 @@ class PodSync:
         index: PodIndex,
         objects: Callable[[Reference], Object | None],
         tokens: Callable[[Mapping[str, Any]], tuple[Sequence[Object], bool]],
+        around: Callable[[str], Mapping[str, bytes]],
         mirror: Callable[[], Mirror],
         guards: Callable[[], Sequence[Compare]] = tuple,
     ) -> None:
@@ -116,6 +121,7 @@ class PodSync:
         self._index = index
         self._objects = objects
         self._tokens = tokens
+        self._around = around
         self._mirror = mirror
         self._guards = guards
         self._idle = IdlePatches()
@@ -132,7 +138,7 @@ class PodSync:
         mirror.wrote(node, written)
 
     def wanted(self, keys: NodeKeys) -> dict[bytes, bytes]:
-        """All keys of the node's ``desired``: its pods, and the ConfigMaps and Secrets these use."""
+        """All keys of the node's ``desired``: its pods, what these use, and the cluster's Services."""
         wanted: dict[bytes, bytes] = {}
         used: set[Reference] = set()
         stored = self._mirror().node(keys.node).desired
@@ -147,6 +153,8 @@ class PodSync:
             item = self._objects((plural, namespace, name))
             if item is not None:
                 wanted[keys.desired_object(plural, namespace, name)] = encode(_STRIP[plural](item))
+        if wanted:
+            wanted.update((f"{keys.desired}{rest}".encode(), value) for rest, value in self._around(keys.node).items())
         return wanted
 
     async def forget(self, node: str) -> None:

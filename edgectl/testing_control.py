@@ -58,6 +58,7 @@ class FakeKubernetes(Resource):
     """As much of a Kubernetes API server as the controller uses, with its rules on versions, UIDs and grace.
 
     :ivar requests: ``"VERB path"`` of every request, watches as ``WATCH``, lists as ``LIST``.
+    :ivar slice_version: of ``discovery.k8s.io``: the one there is.
     :ivar tokens: how many service account tokens were given.
     :ivar fail: called with the same before each request; what it raises (a :class:`Refusal` or
         :class:`Silence`) is the answer.
@@ -71,6 +72,7 @@ class FakeKubernetes(Resource):
         self.requests: list[str] = []
         self.fail: Callable[[str], None] = lambda _: None
         self.page_size = 0
+        self.slice_version = "v1"
         self.tokens = 0
         self.seconds: Callable[[], float] = time.time
         self._version = itertools.count(100)
@@ -153,6 +155,10 @@ class FakeKubernetes(Resource):
         path = request.path.decode()
         arguments = {name.decode(): values[0].decode() for name, values in request.args.items()}
         parts = path.strip("/").split("/")
+        if parts == ["apis", "discovery.k8s.io"]:
+            return {"kind": "APIGroup", "versions": [{"version": self.slice_version}]}
+        if parts[1] == "discovery.k8s.io" and parts[2] != self.slice_version:
+            raise Refusal(404, "NotFound")
         parts = parts[2:] if parts[0] == "api" else parts[3:]
         namespace = parts[1] if parts[0] == "namespaces" else ""
         plural, *rest = parts[2:] if namespace else parts

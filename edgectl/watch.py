@@ -173,11 +173,11 @@ class Reflector:
         """The watch is over, after ``lasted`` seconds: by the server's will, or by an error.
 
         Only a watch that lasted proves the server well: a list that works before watches that do not must not
-        turn into a loop of lists.
+        turn into a loop of lists. A server that does not know the resource any more (404) was upgraded or is another.
         """
         if lasted >= STEADY_SECONDS:
             self._backoff.reset()
-        if isinstance(error, StatusError) and error.gone:
+        if isinstance(error, StatusError) and (error.gone or error.not_found):
             return self._list(self._delay(error))
         if error is None and lasted >= STEADY_SECONDS:
             return self._watch()

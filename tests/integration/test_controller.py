@@ -85,4 +85,4 @@ class OutageTests(RealKubernetesCase):
         await self.kubectl("wait", "--for=condition=Ready", f"pod/{self.name}-2", "--timeout=60s")
         await self.kubectl("delete", "pod", self.name, f"{self.name}-2", "--timeout=20s")
         self.assertEqual([1, 1], list(simulated.started.values()))
-        self.assertLessEqual(self.controller.lists, lists + 4)
+        self.assertLessEqual(self.controller.lists, lists + 6)

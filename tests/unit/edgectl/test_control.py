@@ -473,7 +473,7 @@ class Endurance(ControlTestCase):
     def test_lists_grow_with_nothing_but_expiry(self) -> None:
         self.start()
         lists = self.controller.lists
-        self.assertEqual(4, lists)
+        self.assertEqual(6, lists)
         for number in range(20):
             self.directory.set(edge(f"n{number}"))
         for _ in range(3):
@@ -482,7 +482,7 @@ class Endurance(ControlTestCase):
         self.api.end_watches()
         self.settle(5)
         self.assertEqual(lists, self.controller.lists)
-        self.assertEqual(["configmaps", "nodes", "pods", "secrets"], self.api.watching)
+        self.assertEqual(["configmaps", "endpointslices", "nodes", "pods", "secrets", "services"], self.api.watching)
 
     def test_what_happened_while_the_watch_was_cut_is_not_lost(self) -> None:
         self.start()
