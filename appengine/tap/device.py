@@ -90,7 +90,7 @@ class DeviceNode(ComposedService):
             router_identity,
             self._state,
             lambda name: open_tun(self.reactor, name),
-            LinuxHostNetwork(),
+            LinuxHostNetwork(self._state / "host-settings"),
             EdgeOptions(time.time, keyring.learn_time, agent=f"kubebus/{__version__}"),
         )
 

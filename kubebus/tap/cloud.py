@@ -129,7 +129,7 @@ class CloudNode(ComposedService):
             trust.identity,
             members,
             lambda name: open_tun(self.reactor, name),
-            LinuxHostNetwork(),
+            LinuxHostNetwork(self._state / "host-settings"),
             RouterOptions(
                 time.time,
                 lambda: [str(each) for each in self._public],
