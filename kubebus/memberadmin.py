@@ -62,6 +62,7 @@ class TokensResource(Resource):
             raise BadRequest("'node' must be a name and 'lifetime' a number of seconds")
         try:
             token, secret = await self._members.create_token(float(lifetime), node)
+            await self._members.forget_old_tokens()
         except (ValueError, InvalidIdentity) as error:
             raise BadRequest(str(error)) from error
         join_string = JoinString(

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Every lost race means that somebody else made progress, so a few rounds are plenty.
 _ROUNDS = 32
 
+FORGET_TOKENS = 30 * 86400.0
+"""So many seconds after its end a token is still listed."""
+
 
 class NotFound(LookupError):
     """There is no such node or token. The message names it."""
@@ -258,7 +261,7 @@ class Members:
                 return
         raise RegistryError(f"token {token_id!r} could not be revoked: its record keeps changing; try again")
 
-    async def forget_old_tokens(self, age: float = MAX_TOKEN_LIFETIME) -> int:
+    async def forget_old_tokens(self, age: float = FORGET_TOKENS) -> int:
         """Remove tokens that ended more than ``age`` seconds ago; how many there were."""
         ended = self._clock() - age
         old = [token.id for token in await self.tokens() if token.expires_at < ended]

@@ -100,8 +100,9 @@ class AdminCase(TestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = self.directory / "run" / "admin.sock"
         self.registry = MemoryRegistry()
+        self.now = 1000.0
         ula = IPv6Network("fd00:1:2::/48")
-        self.members = Members("default", self.registry, AddressPlan(ula), lambda: 1000.0)
+        self.members = Members("default", self.registry, AddressPlan(ula), lambda: self.now)
         self.status: object = ROUTER_STATUS
         self.links: Mapping[str, Mapping[str, object]] = {}
         self.forever: Deferred[object] = Deferred()
@@ -169,6 +170,12 @@ class TokenCommandTests(AdminCase):
             await self.failure("token", "revoke", join.token),
             f"kubebus: there is no token '{join.token}' ('kubebus token list' shows all)\n",
         )
+
+    async def test_old_tokens_are_forgotten(self) -> None:
+        for _ in range(3):
+            await self.output("token", "create")
+            self.now += 31 * 86400
+        self.assertEqual(len(await self.members.tokens()), 2)
 
     async def test_json(self) -> None:
         created = json.loads(await self.output("--json", "token", "create"))
