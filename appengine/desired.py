@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from appengine.podspec import MAX_POD_BYTES, Json
+from appengine.waiting import sleep
 from metasync.interfaces import Store, StoreError, Watch
 from metasync.keys import NodeKeys
 from metasync.model import EventType, KeyRange, WatchBatch
@@ -84,7 +85,7 @@ class Desired:
                 if str(error) != said:
                     said = str(error)
                     self._log.error("the local store cannot be read; trying again: {error}", error=said)
-                await self._sleep(_RETRY)
+                await sleep(self._reactor, _RETRY)
                 continue
             said = ""
             self._replace({key: kv.value for kv in found.kvs if (key := self._key(kv.key)) is not None})
@@ -93,11 +94,6 @@ class Desired:
             ended = await self._ended
             self._watch = None
             self._log.info("the watch of the local store ended ({error}); reading it again", error=str(ended))
-
-    async def _sleep(self, seconds: float) -> None:
-        done: Deferred[None] = Deferred(lambda _: timer.cancel() if timer.active() else None)
-        timer = self._reactor.callLater(seconds, done.callback, None)
-        await done
 
     def _key(self, key: bytes) -> ObjectKey | None:
         parts = key[len(self._prefix) :].decode("utf-8", "replace").split("/")

@@ -50,6 +50,7 @@ from appengine.runtime import (
     Session,
     Usage,
 )
+from appengine.waiting import sleep
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ class DockerEngine:
                     said = str(error)
                     self._log.warn("container engine at {url}: {error}", url=self._url, error=said)
                     observer.disconnected(said)
-                await self._sleep(_RETRY)
+                await sleep(self._reactor, _RETRY)
                 continue
             said = ""
             self._up = True
@@ -129,7 +130,7 @@ class DockerEngine:
                 said = reason
                 self._log.warn("container engine at {url}: {reason}", url=self._url, reason=reason)
                 observer.disconnected(reason)
-                await self._sleep(0.2)
+                await sleep(self._reactor, 0.2)
 
     async def _open_events(self, observer: RuntimeObserver, ended: Deferred[Exception | None]) -> HttpStream:
         def received(event: Any) -> None:
@@ -178,11 +179,6 @@ class DockerEngine:
             if timer.active():
                 timer.cancel()
         return ended.called
-
-    async def _sleep(self, seconds: float) -> None:
-        done: Deferred[None] = Deferred(lambda _: timer.cancel() if timer.active() else None)
-        timer = self._reactor.callLater(seconds, done.callback, None)
-        await done
 
     async def ping(self) -> None:
         """:raises RuntimeUnavailable: if the engine does not answer within a few seconds."""
@@ -316,6 +312,9 @@ class DockerEngine:
 
     async def images(self) -> Sequence[ImageView]:
         return [listed_image(listed) for listed in await self._call(lambda api: api.images())]
+
+    async def images_in_use(self) -> Sequence[str]:
+        return [str(c.get("ImageID") or "") for c in await self._call(lambda api: api.containers(all=True))]
 
     async def import_image(self, layer: bytes, repository: str, tag: str, entrypoint: str) -> None:
         change = f'ENTRYPOINT ["{entrypoint}"]'

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.internet.defer import Deferred
-
 from appengine.httpget import HttpTarget, http_get
 from appengine.node import Node
 from appengine.podspec import Json
@@ -37,10 +33,4 @@ async def run_hook(node: Node, view: ContainerView, handler: Json, ports: list[J
         if not 200 <= answer.status < 400:
             raise HookFailed(f"HTTP answered {answer.status}")
     elif sleep := handler.get("sleep"):
-        await _sleep(node.reactor, float(sleep.get("seconds") or 0))
-
-
-async def _sleep(reactor: Any, seconds: float) -> None:
-    done: Deferred[None] = Deferred()
-    reactor.callLater(seconds, done.callback, None)
-    await done
+        await sleep(node.reactor, float(sleep.get("seconds") or 0))

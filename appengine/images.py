@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -31,11 +32,21 @@ class ImageWaiting(Exception):
 
 
 class Images:
-    """Finds and pulls images. One image is pulled once at a time, however many pods wait for it."""
+    """Finds and pulls images. One image is pulled once at a time, however many pods wait for it.
+
+    :param folder: image archives (``docker save``) that are loaded before anything is pulled.
+    :param changed: called when there are new images.
+    """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, runtime: Runtime) -> None:
+    def __init__(
+        self, reactor: Any, runtime: Runtime, folder: Path | None = None, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folder = folder
+        self._changed = changed
+        self._loaded: dict[str, tuple[int, int]] = {}
+        self._loading: Deferred[None] | None = None
         self._reactor = reactor
         self._runtime = runtime
         self._backoff = Backoff()
@@ -55,6 +66,32 @@ class Images:
             self._log.info("made the pause image {reference}", reference=reference)
         return reference
 
+    async def load_folder(self) -> None:
+        """Load the archives that have come to the folder since it was last looked at."""
+        if self._loading is not None:
+            waiter: Deferred[None] = Deferred()
+            self._loading.chainDeferred(waiter)
+            await waiter
+            return
+        self._loading = Deferred()
+        try:
+            for path, mark in _archives(self._folder):
+                if self._loaded.get(path) == mark:
+                    continue
+                try:
+                    await self._runtime.load_image(path)
+                except RuntimeUnavailable:
+                    return
+                except EngineError as error:
+                    self._log.error("image archive {path} cannot be loaded: {error}", path=path, error=str(error))
+                else:
+                    self._log.info("loaded image archive {path}", path=path)
+                self._loaded[path] = mark
+                self._changed()
+        finally:
+            loading, self._loading = self._loading, None
+            loading.callback(None)
+
     async def find(
         self, container: Container, attempt_id: str, auths: Sequence[Mapping[str, str]], wake: Callable[[], None]
     ) -> ImageView:
@@ -67,9 +104,9 @@ class Images:
         """
         reference, policy = container.image, container.pull_policy
         try:
-            present = await self._runtime.image(reference)
+            present: ImageView | None = await self._runtime.image(reference)
         except NoSuchImage:
-            present = None
+            present = await self._from_folder(reference)
         except EngineError as error:
             if isinstance(error, RuntimeUnavailable):
                 raise
@@ -96,6 +133,13 @@ class Images:
         self._pull(reference, attempt_id, auths, wake)
         raise ImageWaiting("", f"pulling image {reference!r}")
 
+    async def _from_folder(self, reference: str) -> ImageView | None:
+        await self.load_folder()
+        try:
+            return await self._runtime.image(reference)
+        except NoSuchImage:
+            return None
+
     def _waiting(self, reference: str, message: str, until: float) -> ImageWaiting:
         if self._now() - self._failed[reference][0] < 2:
             return ImageWaiting("ErrImagePull", message, min(until, self._now() + 2))
@@ -119,6 +163,7 @@ class Images:
                 self._pulled.update((reference, who) for who, _ in self._pulling[reference])
                 self._failed.pop(reference, None)
                 self._backoff.reset(reference)
+                self._changed()
             except EngineError as error:
                 now = self._now()
                 self._log.warn("image {image} cannot be pulled: {error}", image=reference, error=str(error))
@@ -147,3 +192,15 @@ class Images:
                 refused = refused or error
         if refused is not None:
             raise refused
+
+
+def _archives(folder: Path | None) -> list[tuple[str, tuple[int, int]]]:
+    """The archives in a folder, with what tells a new one from an old one under the same name."""
+    if folder is None or not folder.is_dir():
+        return []
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith((".tar", ".tar.gz", ".tgz")) and not path.name.startswith("."):
+            state = path.stat()
+            found.append((str(path), (state.st_mtime_ns, state.st_size)))
+    return found

@@ -100,6 +100,8 @@ class History:
     reason: str = ""
     message: str = ""
     start_time: str = ""
+    final_grace: int | None = None
+    """The grace period of a finished pod's containers; ``None``: the pod's own."""
 
 
 class Seen:
@@ -186,7 +188,7 @@ def plan(pod: Pod, views: Sequence[ContainerView], history: History, now: float)
     """The next steps of a pod that is to run."""
     seen = Seen(views)
     if history.phase:
-        return Plan(tuple(_finish(seen)))
+        return Plan(tuple(_finish(seen, history)))
     removals = tuple(_superseded(pod, seen))
     if seen.sandbox is None:
         actions, wake = _without_sandbox(pod, seen, history, now)
@@ -195,10 +197,10 @@ def plan(pod: Pod, views: Sequence[ContainerView], history: History, now: float)
     return Plan(removals + tuple(actions), wake)
 
 
-def _finish(seen: Seen) -> Iterable[Action]:
+def _finish(seen: Seen, history: History) -> Iterable[Action]:
     """A finished pod keeps its dead containers, for their logs, and nothing that runs."""
     for view in seen.running():
-        yield KillContainer(view, "the pod is finished")
+        yield KillContainer(view, history.message or "the pod is finished", history.final_grace)
     if not seen.running():
         for view in seen.views:
             if view.kind is Kind.PAUSE:

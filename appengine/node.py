@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,7 +58,6 @@ class Node:
     changed_ports: Callable[[], None] = lambda: None
     changed: Callable[[PodRef], None] = lambda ref: None
     admit: Callable[[Pod], tuple[str, str] | None] = lambda pod: None
-    pull_auths: Callable[[Pod], Sequence[Mapping[str, str]]] = lambda pod: ()
 
     def now(self) -> float:
         return float(self.reactor.seconds())

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from appengine.eviction import Pressures
 from appengine.node import Node
-from appengine.nodestatus import Conditions, Machine, comparable, node_status, read_pressure
+from appengine.nodestatus import Conditions, Machine, Pressure, comparable, node_status, read_pressure
 from appengine.podspec import Json
 from appengine.runtime import EngineError, EngineInfo, ImageView
 
 KUBELET_VERSION = "v1.29.0-kubebus"
 """What the node says of itself; the API it speaks is that of this release."""
+
+# Condition, what is said while it is false, and while it is true: the kubelet's words.
+_WORDS = (
+    (
+        "MemoryPressure",
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    (
+        "DiskPressure",
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    (
+        "PIDPressure",
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+)
 
 _LOOK = 10.0
 _HEARTBEAT = 300.0
@@ -22,11 +43,24 @@ _HEARTBEAT = 300.0
 
 
 class NodeReporter:
-    """Measures the node, and writes its status."""
+    """Measures the node, and writes its status.
+
+    :param disk: where the disk is measured.
+    :param measured: called after each measurement while the engine answers.
+    """
 
     _log = Logger()
 
-    def __init__(self, node: Node, machine: Machine, disk: Path) -> None:
+    def __init__(
+        self,
+        node: Node,
+        machine: Machine,
+        disk: Path,
+        pressures: Pressures,
+        measured: Callable[[Pressure], None],
+    ) -> None:
+        self._pressures = pressures
+        self._measured = measured
         self._node = node
         self._machine = machine
         self._disk = disk
@@ -54,6 +88,10 @@ class NodeReporter:
         self._images_stale = info is not None
         self.changed()
 
+    def images_changed(self) -> None:
+        """Images have come or gone."""
+        self._images_stale = True
+
     def changed(self) -> None:
         if self._woken is not None and not self._woken.called:
             self._woken.callback(None)
@@ -77,6 +115,7 @@ class NodeReporter:
     async def _report(self) -> None:
         pressure = await self._node.files.run(read_pressure, self._disk)
         self._node.storage = pressure.disk_size
+        self._pressures.measure(pressure, self._node.now())
         if self._images_stale and self._engine is not None:
             with suppress(EngineError):
                 self._images = list(await self._node.runtime.images())
@@ -98,6 +137,8 @@ class NodeReporter:
             self.status = status
             self._written = now
             self._node.reports.node(status)
+        if self._engine is not None:
+            self._measured(pressure)
 
     def _conditions(self) -> dict[str, tuple[bool, str, str]]:
         if self._engine is None:
@@ -106,9 +147,5 @@ class NodeReporter:
             ready = (False, "NetworkNotReady", "the node has never reached a router of its network")
         else:
             ready = (True, "KubeletReady", "pods can run")
-        return {
-            "MemoryPressure": (False, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            "DiskPressure": (False, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            "PIDPressure": (False, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            "Ready": ready,
-        }
+        told = {kind: (True, *bad) if self._pressures.now[kind] else (False, *good) for kind, good, bad in _WORDS}
+        return {**told, "Ready": ready}

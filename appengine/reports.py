@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from appengine.podspec import Json, PodRef
+from appengine.waiting import sleep
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
 from metasync.model import Delete, KeyRange, Op, Put
@@ -92,7 +93,7 @@ class Reports:
                 except StoreError as error:
                     self._log.error("the report cannot be written; trying again: {error}", error=str(error))
                     self._pending = {**batch, **self._pending}
-                    await self._sleep()
+                    await sleep(self._reactor, _RETRY)
                     continue
                 for key, value in batch.items():
                     if value is None:
@@ -112,11 +113,6 @@ class Reports:
                 break
             taken[key] = self._pending.pop(key)
         return taken
-
-    async def _sleep(self) -> None:
-        done: Deferred[None] = Deferred(lambda _: timer.cancel() if timer.active() else None)
-        timer = self._reactor.callLater(_RETRY, done.callback, None)
-        await done
 
     async def stop(self) -> None:
         """Finish the write under way; what the store would not take is left."""

@@ -280,6 +280,9 @@ class Runtime(Protocol):
 
     async def images(self) -> Sequence[ImageView]: ...
 
+    async def images_in_use(self) -> Sequence[str]:
+        """The IDs of the images of all containers on the engine, also dead ones and others' than ours."""
+
     async def import_image(self, layer: bytes, repository: str, tag: str, entrypoint: str) -> None: ...
 
     async def load_image(self, path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from appengine.admission import Capacity, refusal
 from appengine.desired import Desired, ObjectKey
+from appengine.eviction import Pressures, Thresholds
 from appengine.firewall import Firewall, HostPort
+from appengine.housekeeping import Housekeeper
 from appengine.images import Images
 from appengine.interfaces import NetworkSource, NodeNetwork
 from appengine.kubelet import KubeletFactory
 from appengine.network import PodNetworks
 from appengine.node import Node
 from appengine.nodereport import NodeReporter
-from appengine.nodestatus import read_machine
+from appengine.nodestatus import MAX_PODS, Pressure, read_machine
 from appengine.podnet import ClusterDns
 from appengine.podspec import (
     InvalidPod,
     Json,
+    Pod,
     PodRef,
     deletion_grace_of,
     identify,
@@ -34,13 +39,16 @@ from appengine.podspec import (
 )
 from appengine.reports import Reports
 from appengine.runtime import ContainerView, EngineError, NoSuchContainer, Runtime, RuntimeUnavailable
+from appengine.staticpods import StaticPods
 from appengine.threads import Threads
 from appengine.volumes import Volumes
+from appengine.waiting import sleep
 from appengine.worker import Worker
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
 
 _RESYNC = 300.0
+_THRESHOLDS = Thresholds()
 _RETRY = 2.0
 _FILE_THREADS = 2
 
@@ -56,6 +64,10 @@ class Engine(Service):
     :param state_dir: a directory of the engine's own, for volumes.
     :param cluster_dns: servers and domain of the cluster's name service, where there is one.
     :param runtime: another runtime than Docker's.
+    :param image_dir: archives of images (``docker save``) that are loaded where a pod needs one
+        [default: ``images`` in ``state_dir``].
+    :param manifest_dir: manifests of static pods [default: ``manifests`` in ``state_dir``].
+    :param thresholds: when the node is under pressure.
     :param firewall: another packet filter than the host's.
     :param files: other threads for volumes than the engine's own.
     """
@@ -77,6 +89,9 @@ class Engine(Service):
         runtime: Runtime | None = None,
         files: Threads | None = None,
         firewall: Firewall | None = None,
+        image_dir: str | Path | None = None,
+        manifest_dir: str | Path | None = None,
+        thresholds: Thresholds = _THRESHOLDS,
     ) -> None:
         if runtime is None:
             from appengine.dockerengine import DockerEngine
@@ -95,7 +110,9 @@ class Engine(Service):
             network=network,
             name=node,
             runtime=runtime,
-            images=Images(reactor, runtime),
+            images=Images(
+                reactor, runtime, Path(image_dir or self._state_dir / "images"), lambda: reporter.images_changed()
+            ),
             volumes=Volumes(self._state_dir),
             files=files or Threads(reactor, _FILE_THREADS, "files"),
             reports=Reports(reactor, store, keys),
@@ -109,7 +126,18 @@ class Engine(Service):
             changed_ports=self._ports_changed,
         )
         self._firewall = firewall or Firewall(self.node.files)
-        self._node_reporter = NodeReporter(self.node, machine, self._state_dir)
+        self._pressures = Pressures(thresholds)
+        self._capacity = Capacity(machine.cpus * 1000, machine.memory, 0, MAX_PODS)
+        self.node.admit = self._admit
+        self._housekeeper = Housekeeper(
+            self.node, self._pressures, self.pods, lambda: self._node_reporter.images_changed()
+        )
+        reporter = self._node_reporter = NodeReporter(
+            self.node, machine, self._state_dir, self._pressures, self._measured
+        )
+        self._static: dict[tuple[str, str], Json] = {}
+        folder = Path(manifest_dir or self._state_dir / "manifests")
+        self._static_pods = StaticPods(reactor, self.node.files, folder, node, self._static_changed)
         self.workers: dict[str, Worker] = {}
         self._previous: dict[str, Json] = {}
         self._looking: set[str] = set()
@@ -140,9 +168,10 @@ class Engine(Service):
                 break
             except StoreError as error:
                 self._log.error("the local store cannot be read; trying again: {error}", error=str(error))
-                await _sleep(self._reactor, _RETRY)
+                await sleep(self._reactor, _RETRY)
         self._node_reporter.start()
         self._desired.start()
+        self._static_pods.start()
         self._runtime.start(self)
 
     def stopService(self) -> Deferred[None]:
@@ -160,6 +189,7 @@ class Engine(Service):
         for factory in self._factories:
             factory.close()
         await self._desired.stop()
+        await self._static_pods.stop()
         await self._node_reporter.stop()
         await gatherResults([Deferred.fromCoroutine(worker.stop()) for worker in self.workers.values()])
         await self._runtime.stop()
@@ -202,15 +232,36 @@ class Engine(Service):
             if worker.ref.namespace in namespaces:
                 worker.try_again(files=True)
 
+    def _static_changed(self, pods: dict[tuple[str, str], Json]) -> None:
+        names = self._static.keys() | pods.keys()
+        self._static = pods
+        if self._adopted:
+            for namespace, name in names:
+                self._want(namespace, name)
+
+    def _measured(self, pressure: Pressure) -> None:
+        if self._adopted:
+            self._housekeeper.measured(pressure)
+
+    def _admit(self, pod: Pod) -> tuple[str, str] | None:
+        """Why the node does not take a pod."""
+        others = [
+            worker.pod
+            for worker in self.workers.values()
+            if worker.pod is not None and worker.ref.uid != pod.ref.uid and worker.active and worker.admitted
+        ]
+        capacity = replace(self._capacity, storage=self.node.storage)
+        return refusal(pod, others, capacity, self._pressures.now)
+
     def _want_all(self) -> None:
-        wanted = set(self._desired.pods())
+        wanted = set(self._desired.pods()) | set(self._static)
         here = {(worker.ref.namespace, worker.ref.name) for worker in self.workers.values()}
         for namespace, name in wanted | here:
             self._want(namespace, name)
 
     def _want(self, namespace: str, name: str) -> None:
         """Bring the workers of one name in line with the store."""
-        value = self._desired.pods().get((namespace, name))
+        value = self._desired.pods().get((namespace, name)) or self._static.get((namespace, name))
         named = [w for w in self.workers.values() if (w.ref.namespace, w.ref.name) == (namespace, name)]
         if value is None:
             for worker in named:
@@ -219,7 +270,7 @@ class Engine(Service):
             return
         document: Json = {}
         try:
-            document = read_json(value, "pod")
+            document = value if isinstance(value, dict) else read_json(value, "pod")
             pod = parse_pod(document, namespace, name)
             self._check_unique(pod.ref)
         except InvalidPod as error:
@@ -261,7 +312,7 @@ class Engine(Service):
         for worker in self.workers.values():
             if (worker.ref.namespace, worker.ref.name) == (ref.namespace, ref.name):
                 worker.wake()
-        if (ref.namespace, ref.name) in self._desired.pods():
+        if (ref.namespace, ref.name) in self._desired.pods() or (ref.namespace, ref.name) in self._static:
             self._want(ref.namespace, ref.name)
 
     # -- RuntimeObserver ----------------------------------------------------------------------------------------
@@ -398,12 +449,6 @@ def _host_file(path: str) -> str:
         return ""
 
 
-async def _sleep(reactor: Any, seconds: float) -> None:
-    done: Deferred[None] = Deferred(lambda _: timer.cancel() if timer.active() else None)
-    timer = reactor.callLater(seconds, done.callback, None)
-    await done
-
-
 async def _until(reactor: Any, condition: Any) -> None:
     while not condition():
-        await _sleep(reactor, 0.05)
+        await sleep(reactor, 0.05)

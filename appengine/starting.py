@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from appengine.assemble import DEFAULT_MESSAGE_PATH, container_config, sandbox_config
+from appengine.credentials import auths_for, pull_auths
 from appengine.environment import environment
 from appengine.node import Node
 from appengine.podnet import etc_hosts, resolv_conf
@@ -62,7 +63,7 @@ async def make_container(
     :raises ImageWaiting: while there is no image.
     :raises ConfigError: if something that it needs is not there.
     """
-    auths = node.pull_auths(pod)
+    auths = auths_for(container.image, pull_auths(pod, node.objects))
     image = await node.images.find(container, f"{pod.ref.uid}/{container.name}/{attempt}", auths, wake)
     addresses = node.addresses.addresses if pod.host_network else sandbox.addresses
     variables = environment(pod, container, node.objects, node.facts(addresses))

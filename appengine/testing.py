@@ -221,6 +221,10 @@ class MemoryRuntime:
         self._check()
         return [*self.local.values()]
 
+    async def images_in_use(self) -> Sequence[str]:
+        self._check()
+        return [view.image_id for view in self.containers.values()]
+
     async def import_image(self, layer: bytes, repository: str, tag: str, entrypoint: str) -> None:
         self._check()
         name = f"{repository}:{tag}"

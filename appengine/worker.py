@@ -71,7 +71,7 @@ class Worker:
         self.after: Worker | None = None
         self._grace: float | None = None
         self._terminating_since = 0.0
-        self._admitted = bool(self.status)
+        self.admitted = bool(self.status)
         self._dirty = True
         self._stopped = False
         self._cleared = False
@@ -149,6 +149,27 @@ class Worker:
             self.killer.changed(container_id)
             self.wake()
 
+    @property
+    def active(self) -> bool:
+        """Whether the pod has a place on the node: it runs, or is to run."""
+        return self.pod is not None and self.refusal is None and not self.terminating and not self.history.phase
+
+    def evict(self, message: str) -> None:
+        """The node cannot keep the pod: it fails, at once."""
+        if not self.active:
+            return
+        self._log.warn("pod {pod} is evicted: {why}", pod=str(self.ref), why=message)
+        self.history.phase, self.history.reason, self.history.message = "Failed", "Evicted", message
+        self.history.final_grace = 0
+        self.wake()
+
+    async def drop_superseded(self) -> None:
+        """Remove dead containers that newer ones have followed: their logs go, to free disk."""
+        for view in list(self.views.values()):
+            newer = any(other.name == view.name and other.attempt > view.attempt for other in self.views.values())
+            if newer and view.state is ContainerState.EXITED:
+                await self._remove(view)
+
     def try_again(self, files: bool = False) -> None:
         """What held the pod up may be over; with ``files``, its volumes may have changed."""
         self.history.retry_at.clear()
@@ -217,9 +238,9 @@ class Worker:
         if self.refusal is not None:
             return await self._refused()
         assert self.pod is not None
-        if not self._admitted and (why := self.node.admit(self.pod)) is not None:
+        if not self.admitted and (why := self.node.admit(self.pod)) is not None:
             self.history.phase, self.history.reason, self.history.message = "Failed", *why
-        self._admitted = True
+        self.admitted = True
         await self._note_ends()
         self.prober.sync(self.pod, self.views.values())
         if not self.history.start_time:
