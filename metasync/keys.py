@@ -5,6 +5,9 @@
     /kubebus/<network>/nodes/<node>/desired/pods/<namespace>/<name>         v1 Pod (JSON)
     /kubebus/<network>/nodes/<node>/desired/configmaps/<namespace>/<name>   v1 ConfigMap
     /kubebus/<network>/nodes/<node>/desired/secrets/<namespace>/<name>      v1 Secret
+    /kubebus/<network>/nodes/<node>/desired/services/<namespace>/<name>     v1 Service
+    /kubebus/<network>/nodes/<node>/desired/endpointslices/<namespace>/<name>  discovery.k8s.io/v1 EndpointSlice
+    /kubebus/<network>/nodes/<node>/desired/nodes/<node>                    v1 Node: its own, with topology labels
     /kubebus/<network>/nodes/<node>/reported/node                           NodeReport
     /kubebus/<network>/nodes/<node>/reported/pods/<namespace>/<name>/<uid>  PodReport
     /kubebus/<network>/nodes/<node>/reported/events/<namespace>/<name>      v1 Event
