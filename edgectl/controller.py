@@ -27,7 +27,7 @@ from edgectl.kubernetes import (
     Resource,
 )
 from edgectl.mirror import Change, Mirror, StoreMirror
-from edgectl.nodes import RENEW_SECONDS, NodeOptions, keeps_lease
+from edgectl.nodes import RENEW_SECONDS, NodeOptions, keeps_lease, lost_in
 from edgectl.nodesync import NodeSync
 from edgectl.podsync import PodIndex, PodSync, node_name
 from edgectl.services import ServiceTable, strip_node
@@ -298,6 +298,9 @@ class EdgeController(Service):
             await self._node_sync.remove(name)
         else:
             await self._node_sync.reconcile(name)
+            seconds = lost_in(edge, self._node_sync.node(name), self._reactor.seconds())
+            if seconds is not None:
+                self._node_work.add_after(name, seconds)
 
     async def _push(self, name: str) -> None:
         await self._pod_sync.push(name)

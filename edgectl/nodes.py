@@ -25,6 +25,9 @@ AUTONOMY_ANNOTATION = "kubebus.io/autonomy-seconds"
 DISCONNECTED_TAINT = "kubebus.io/disconnected"
 EDGE_CONNECTED = "EdgeConnected"
 
+_LOST = ("Unknown", "NodeStatusUnknown", "the node is away, and its autonomy has run out")
+"""In the words of Kubernetes' own node lifecycle controller, which may have said the same already."""
+
 LEASE_NAMESPACE = "kube-node-lease"
 LEASE_SECONDS = 40
 """The kubelet's own lease duration (``nodeLeaseDurationSeconds``)."""
@@ -142,7 +145,9 @@ def status_patch(
     if kubelet_port is not None:
         new["daemonEndpoints"] = {"kubeletEndpoint": {"Port": kubelet_port}}
     conditions = old.get("conditions") or []
-    new["conditions"] = merge_conditions(conditions, _conditions(edge, report, conditions, now))
+    new["conditions"] = merge_conditions(
+        conditions, _conditions(edge, report, conditions, now, is_lost(edge, current, now))
+    )
     patch = merge_patch(old, new)
     return _guarded({"status": patch}, current["metadata"]) if patch else {}
 
@@ -164,6 +169,20 @@ def keeps_lease(edge: EdgeNode, node: Mapping[str, Any] | None, now: float) -> b
         return True
     seconds = autonomy(node)
     return seconds is None or now < edge.since + seconds
+
+
+def is_lost(edge: EdgeNode, node: Mapping[str, Any], now: float) -> bool:
+    """Whether a node that is away has run out of its autonomy, and of the Lease renewed last within it."""
+    return not edge.connected and not keeps_lease(edge, node, now - LEASE_SECONDS)
+
+
+def lost_in(edge: EdgeNode, node: Mapping[str, Any] | None, now: float) -> float | None:
+    """Seconds until :func:`is_lost` comes true, if it is to."""
+    seconds = autonomy(node)
+    if edge.connected or seconds is None:
+        return None
+    left = edge.since + seconds + LEASE_SECONDS - now
+    return left if left > 0 else None
 
 
 def autonomy(node: Mapping[str, Any] | None) -> float | None:
@@ -239,7 +258,11 @@ def _from_report(report: Mapping[str, Any] | None, old: Mapping[str, Any]) -> Ob
 
 
 def _conditions(
-    edge: EdgeNode, report: Mapping[str, Any] | None, current: Sequence[Mapping[str, Any]], now: float
+    edge: EdgeNode,
+    report: Mapping[str, Any] | None,
+    current: Sequence[Mapping[str, Any]],
+    now: float,
+    lost: bool,
 ) -> list[Mapping[str, Any]]:
     """What we say of a node: what it reports while it is connected, and whether it is."""
     reported = _dict(_dict(report).get("status")).get("conditions")
@@ -247,7 +270,9 @@ def _conditions(
     if not any(condition.get("type") == "Ready" for condition in conditions):
         missing = ("False", "NodeReportMissing", "the node has not reported yet")
         conditions.append(_condition("Ready", missing, current, now))
-    if not edge.connected and current:
+    if lost:
+        conditions = [_condition("Ready", _LOST, current, now)]
+    elif not edge.connected and current:
         # Its last word stands, unless Kubernetes has since declared the node lost: that is not ours to take back.
         unknown = {c.get("type") for c in current if c.get("status") == "Unknown"}
         conditions = [condition for condition in conditions if condition.get("type") not in unknown]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
 from edgectl.controller import ControllerOptions
+from edgectl.interfaces import EdgeNode
 from edgectl.nodes import AUTONOMY_ANNOTATION, NodeOptions
 from edgectl.testing_control import Refusal
 from metasync.keys import NodeKeys
@@ -224,6 +227,47 @@ class ConnectionTests(ControlTestCase):
         self.directory.set(edge())
         self.settle()
         self.assertEqual("True", self.condition("Ready")["status"])
+
+    def test_a_node_whose_autonomy_has_run_out_is_shown_as_lost(self) -> None:
+        self.directory.set(edge())
+        self.report_node()
+        self.start()
+        node = self.node()
+        node["metadata"]["annotations"][AUTONOMY_ANNOTATION] = "60"
+        self.api.put("nodes", node)
+        self.directory.set(edge(connected=False, since=self.clock.seconds()))
+        self.settle(95)
+        self.assertEqual("True", self.condition("Ready")["status"])
+        self.settle(10)
+        self.assertEqual("Unknown", self.condition("Ready")["status"])
+        self.directory.set(edge(since=self.clock.seconds()))
+        self.settle()
+        self.assertEqual("True", self.condition("Ready")["status"])
+
+    def test_a_node_enrolled_anew_under_its_name_shows_its_new_place_and_keeps_its_pods(self) -> None:
+        self.directory.set(edge())
+        self.report_node()
+        self.api.put("pods", pod("p", uid="u1"))
+        self.start()
+        self.report_pod("p")
+        self.settle()
+        fresh = EdgeNode(
+            "edge1", (ip_address("10.250.0.9"),), (ip_network("10.192.9.0/24"),), True, self.clock.seconds()
+        )
+        for key in (NodeKeys("default", "edge1").reported_node, self.report_key("p", "u1")):
+            self.clear(key)  # a new device reports anew
+        self.directory.set(fresh)
+        self.settle()
+        self.assertEqual("10.192.9.0/24", self.node()["metadata"]["annotations"]["kubebus.io/pod-subnets"])
+        self.assertIn({"type": "InternalIP", "address": "10.250.0.9"}, self.node()["status"]["addresses"])
+        self.assertEqual("u1", self.desired()["pods/default/p"]["metadata"]["uid"])
+        self.report_node()
+        self.report_pod("p", running("10.192.9.2"))
+        self.settle()
+        self.assertEqual("10.192.9.2", self.pod("p")["status"]["podIP"])
+
+    def report_key(self, name: str, uid: str) -> bytes:
+        return NodeKeys("default", "edge1").reported_pod("default", name, uid)
 
 
 class DesiredTests(ControlTestCase):
