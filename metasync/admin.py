@@ -7,6 +7,7 @@
     GET    keys?key=K | ?prefix=P   [&revision=N] [&limit=N] [&keys_only=1]
     PUT    keys?key=K               the body is the value
     DELETE keys?key=K | ?prefix=P
+    POST   token?namespace=N        the local API's token of a namespace (on an edge node)
     GET    watch?key=K | ?prefix=P  [&revision=N]   one JSON object a line, until the client hangs up
 
 Answers are JSON. A key or value that is not UTF-8 stands as ``key64``/``value64``, in base64. Who reaches the
@@ -16,6 +17,7 @@ socket may read and write everything, Secrets too: it is root's.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
@@ -29,39 +31,87 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from metasync.interfaces import Store, StoreError, Watch
+from metasync.keys import NodeKeys
 from metasync.model import Delete, DeleteResult, KeyRange, KeyValue, Op, Put, WatchBatch
+from metasync.stamping import DataKeys
 
 MAX_VALUE = 1 << 20
 """The most bytes of a value that is put by hand."""
 
 _LIMIT = 1000
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class BadRequest(ValueError):
     """The request makes no sense. The message is for people."""
 
 
-def meta_resource(store: Store, status: Callable[[], dict[str, Any]]) -> Resource:
+def meta_resource(
+    store: Store, status: Callable[[], dict[str, Any]], issue: Callable[[str], str] | None = None
+) -> Resource:
     """The resource, to be mounted anywhere.
 
     :param status: the sync's own (:meth:`metasync.client.SyncClientService.status` or the server's).
+    :param issue: makes the token of a namespace for the local API, where there is one.
     """
     root = Resource()
-    root.putChild(b"status", _Status(status))
+    root.putChild(b"status", _Status(store, status))
     root.putChild(b"keys", _Keys(store))
     root.putChild(b"watch", _Watch(store))
+    if issue is not None:
+        root.putChild(b"token", _Token(issue))
     return root
+
+
+class _Token(Resource):
+    isLeaf = True
+
+    def __init__(self, issue: Callable[[str], str]) -> None:
+        super().__init__()
+        self._issue = issue
+
+    def render_POST(self, request: Request) -> bytes:
+        namespace = (_argument(request, "namespace") or b"").decode("ascii", "replace")
+        if not _NAMESPACE.fullmatch(namespace):
+            return _answer(request, {"error": f"{namespace!r} is no namespace (namespace=NAME)"}, 400)
+        return _answer(request, {"token": self._issue(namespace)})
 
 
 class _Status(Resource):
     isLeaf = True
 
-    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, store: Store, status: Callable[[], dict[str, Any]]) -> None:
         super().__init__()
+        self._store = store
         self._status = status
 
-    def render_GET(self, request: Request) -> bytes:
-        return _answer(request, self._status())
+    def render_GET(self, request: Request) -> int:
+        return _respond(request, self._get)
+
+    async def _get(self, request: Request) -> dict[str, Any]:
+        status = self._status()
+        if "network" in status:
+            status["conflicts"] = await self._conflicts(str(status["network"]))
+        if status.get("connected") is False and "node" in status:
+            await self._count_pending(status)
+        return status
+
+    async def _conflicts(self, network: str) -> dict[str, Any]:
+        """How many keys have a version that lost, and where those can be read."""
+        prefix = DataKeys(network).conflicts
+        found = await self._store.range(KeyRange.prefix(prefix), limit=1, keys_only=True)
+        return {"count": found.count, "prefix": prefix.decode()}
+
+    async def _count_pending(self, status: dict[str, Any]) -> None:
+        """While a node is away nobody counts along: ask its store what is newer than what the cloud has."""
+        keys = NodeKeys(status["network"], status["node"])
+        for feed in status["feeds"]:
+            if feed["feed"] == "reported":
+                synced = feed["syncedRevision"] or 0
+                found = await self._store.range(
+                    KeyRange.prefix(keys.reported.encode()), min_mod_revision=synced + 1, keys_only=True
+                )
+                feed["pending"], feed["lagRevisions"] = len(found.kvs), max(0, found.revision - synced)
 
 
 class _Keys(Resource):

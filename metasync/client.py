@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from random import random
 from typing import Any
@@ -14,10 +15,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from metasync.data import add_data_feeds
-from metasync.feeds import Outlet
+from metasync.feeds import Outlet, spawn
 from metasync.interfaces import Store
-from metasync.keys import NodeKeys, cursor_key
+from metasync.keys import NodeKeys, cursor_key, sync_prefix
 from metasync.lineage import Lineage
+from metasync.model import KeyRange, Put
 from metasync.session import Feeds, SyncSession
 from metasync.source import SourceFeed
 from metasync.stamping import Stamper
@@ -65,6 +67,7 @@ class SyncClientService(Service):
         self._session: SyncSession | None = None
         self._last: list[dict[str, Any]] = []
         self._synced = 0
+        self._scopes: tuple[str, ...] = ("all", f"node.{node}")
         self._error: str | None = None
         self._since = float(reactor.seconds())
         self._task: Deferred[None] | None = None
@@ -117,6 +120,7 @@ class SyncClientService(Service):
         try:
             if not self._lineage.started:
                 await self._lineage.start()
+                await self._load_scopes()
             if not self._stamper.started:
                 await self._stamper.start()
             session = await self._endpoint.connect(_factory(build))
@@ -137,6 +141,9 @@ class SyncClientService(Service):
         reported = SourceFeed("reported", self._store, keys.reported.encode(), self._lineage, outlet)
         cursor = cursor_key(self._network, self._node, "desired")
         desired = TargetFeed("desired", self._store, keys.desired.encode(), cursor, outlet)
+        if set(scopes) != set(self._scopes):
+            self._scopes = tuple(scopes)
+            spawn(self._save_scopes(), self._not_saved)
         feeds = Feeds({"reported": reported}, {"desired": desired})
         for scope in scopes:
             add_data_feeds(feeds, scope, self._store, self._stamper, self._lineage, self._node, outlet)
@@ -145,6 +152,25 @@ class SyncClientService(Service):
     @property
     def connected(self) -> bool:
         return self._session is not None
+
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes of application data that this node shares in, as last heard from the cloud."""
+        return self._scopes
+
+    async def _load_scopes(self) -> None:
+        found = (await self._store.range(KeyRange.single(self._scopes_key))).kvs
+        if found:
+            self._scopes = tuple(json.loads(found[0].value))
+
+    async def _save_scopes(self) -> None:
+        await self._store.txn((), [Put(self._scopes_key, json.dumps(self._scopes).encode())])
+
+    @property
+    def _scopes_key(self) -> bytes:
+        return f"{sync_prefix(self._network)}scopes".encode()
+
+    def _not_saved(self, error: Exception) -> None:
+        self.log.warn("the scopes of node {node} could not be saved: {error}", node=self._node, error=error)
 
     def unsynced(self) -> int:
         """The revision of the node's store up to which the cloud has everything (0: nothing is known)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
@@ -21,6 +21,7 @@ INTERVAL = 600.0
 """The defaults: history older than six hours goes, but for what the cloud lacks; never more than so many changes."""
 
 
+@runtime_checkable
 class Compactable(Protocol):
     """What is needed of a store. :class:`metasync.sqlite.SQLiteStore` has it."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from hashlib import sha256
 from typing import Any
 
@@ -67,21 +67,26 @@ class Refused(Exception):
 
 
 def gateway_resource(
-    store: Store, network: str, tokens: NamespaceTokens, *, scopes: Sequence[str], trusted: bool = False
+    store: Store, network: str, tokens: NamespaceTokens, *, scopes: Callable[[], Collection[str]], trusted: bool = False
 ) -> Resource:
     """The API, to be served at the root of a site.
 
-    :param scopes: the scopes of data that this node shares in, such as ``all`` and ``node.NAME``.
+    :param scopes: tells the scopes of data that this node shares in, such as ``all`` and ``node.NAME``.
     :param trusted: whether callers need no token (a socket that is root's).
     """
-    return _Gateway(store, network, tokens, frozenset(scopes), trusted)
+    return _Gateway(store, network, tokens, scopes, trusted)
 
 
 class _Gateway(Resource):
     isLeaf = True
 
     def __init__(
-        self, store: Store, network: str, tokens: NamespaceTokens, scopes: frozenset[str], trusted: bool
+        self,
+        store: Store,
+        network: str,
+        tokens: NamespaceTokens,
+        scopes: Callable[[], Collection[str]],
+        trusted: bool,
     ) -> None:
         super().__init__()
         self._store = store
@@ -129,8 +134,8 @@ class _Gateway(Resource):
             scope, path = path[1].decode("ascii", "replace"), path[2:]
         if not path or path[0] not in _VERSIONS:
             raise LookupError
-        if scope not in self._scopes:
-            raise Refused(f"this node has no scope {scope!r}; it has {', '.join(sorted(self._scopes))}")
+        if scope not in self._scopes():
+            raise Refused(f"this node has no scope {scope!r}; it has {', '.join(sorted(self._scopes()))}")
         return scope, b"/".join(path[1:])
 
     def _prefix(self, request: Request, scope: str) -> bytes:

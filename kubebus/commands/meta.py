@@ -44,6 +44,13 @@ def add_commands(commands: Subparsers) -> None:
     watch = actions.add_parser("watch", help="print changes as they happen", description="Print changes until Ctrl-C.")
     _add_range(watch)
     watch.set_defaults(run=_watch)
+    token = actions.add_parser(
+        "token",
+        help="print a namespace's token for the local data API (on an edge node)",
+        description="Print the token with which applications of a namespace reach their data on this node.",
+    )
+    token.add_argument("namespace", metavar="NAMESPACE")
+    token.set_defaults(run=_token)
     status = actions.add_parser(
         "status",
         help="show what is pending, the last synced revision, the lag",
@@ -112,6 +119,12 @@ def _watch(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
             out.line(f"{answer['revision']} {event['type']} {_text(event, 'key')} {value}".rstrip())
 
 
+def _token(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
+    answer = client.post(f"/v1/meta/token?{urlencode({'namespace': args.namespace})}")
+    if not out.json(answer):
+        out.line(answer["token"])
+
+
 def _status(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
     answer = client.get("/v1/meta/status")
     if out.json(answer):
@@ -129,6 +142,9 @@ def _status(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
     out.table(
         ("NODE", "FEED", "DIRECTION", "STATE", "PENDING", "REVISION", "LAG", "LAST SYNCED"), rows, "no sync session"
     )
+    conflicts = answer.get("conflicts", {"count": 0})
+    if conflicts["count"]:
+        out.line(f"{conflicts['count']} conflicts; what lost: kubebus meta get --prefix {conflicts['prefix']}")
     for node, each in _nodes(answer).items():
         for feed in each["feeds"]:
             if feed["error"]:

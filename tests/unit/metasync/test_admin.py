@@ -14,7 +14,8 @@ from metasync.interfaces import StoreError
 from metasync.memory import MemoryStore
 from metasync.model import Put
 from metasync.opening import open_store
-from tests.unit.metasync.pairs import now
+from tests.unit.metasync.pairs import Pair, now, put
+from tests.unit.metasync.world import World
 
 
 class AdminTests(SynchronousTestCase):
@@ -57,6 +58,34 @@ class AdminTests(SynchronousTestCase):
 
     def test_status(self) -> None:
         self.assertEqual(self.ask("GET", "status"), {"connected": True})
+
+    def test_statusTellsOfConflicts(self) -> None:
+        world = World("n1")
+        self.addCleanup(world.stop)
+        world.cut("n1")
+        world.write("cloud", all_k="cloud")
+        world.write("n1", all_k="edge")
+        world.mend("n1")
+        world.settle(5)
+        self.treq = StubTreq(meta_resource(world.stores["n1"], world.clients["n1"].status))
+        status = self.ask("GET", "status")
+        self.assertEqual(status["conflicts"]["count"], 1)
+        lost = self.ask("GET", f"keys?prefix={status['conflicts']['prefix']}")
+        self.assertEqual(json.loads(lost["kvs"][0]["value"])["value"], "cloud")
+
+    def test_statusTellsWhatIsPendingOffline(self) -> None:
+        pair = Pair()
+        pair.client.startService()
+        self.addCleanup(pair.client.stopService)
+        put(pair.edge, reported_a="1")
+        pair.settle(1)
+        pair.endpoint.away = True
+        pair.endpoint.cut()
+        put(pair.edge, reported_b="1", reported_c="1")
+        pair.settle()
+        self.treq = StubTreq(meta_resource(pair.edge, pair.client.status))
+        feeds = {feed["feed"]: feed for feed in self.ask("GET", "status")["feeds"]}
+        self.assertEqual(feeds["reported"]["pending"], 2)
 
     def test_mistakesAreNamed(self) -> None:
         for method, path in [

@@ -246,6 +246,6 @@ class Partitions(RuleBasedStateMachine):
 class PartitionTests(SynchronousTestCase):
     def test_allConverge(self) -> None:
         quick: Any = settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         )
         run_state_machine_as_test(Partitions, settings=quick)

@@ -33,7 +33,9 @@ class GatewayTests(SynchronousTestCase):
         now(self.store.txn((), [Put(DATA + b"all/other/secret", b"x"), Put(b"/kubebus/default/nodes/n1/x", b"x")]))
 
     def serve(self, trusted: bool) -> Any:
-        resource = gateway_resource(self.store, "default", self.tokens, scopes=["all", "node.n1"], trusted=trusted)
+        resource = gateway_resource(
+            self.store, "default", self.tokens, scopes=lambda: ["all", "node.n1"], trusted=trusted
+        )
         return StubTreq(resource)
 
     def post(self, path: str, body: object, code: int = 200, token: str | None = None) -> dict[str, Any]:
