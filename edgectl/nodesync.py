@@ -18,6 +18,7 @@ from edgectl.nodes import (
     NodeOptions,
     is_ours,
     keeps_lease,
+    micro_time,
     new_lease,
     new_node,
     node_patch,
@@ -101,6 +102,9 @@ class NodeSync:
         if edge is None or node is None or not keeps_lease(edge, node, now):
             return False
         lease = self._leases.pop(name, None) or await self._lease(edge, node, now)
+        if (lease.get("spec") or {}).get("renewTime") == micro_time(now):
+            self._leases[name] = lease  # made this very moment
+            return True
         lease["spec"] = {**lease.get("spec", {}), **new_lease(edge, node, now)["spec"]}
         try:
             self._leases[name] = await self._client.update(LEASES, lease)
@@ -115,7 +119,11 @@ class NodeSync:
     async def _register(self, edge: EdgeNode) -> Object | None:
         if edge.revoked:
             return None
-        body = new_node(self._network, edge, self._report(edge.name), self._options)
+        report = self._report(edge.name)
+        body = new_node(self._network, edge, report, self._options)
+        now, port = self._reactor.seconds(), self._options.kubelet_port
+        nothing: Object = {"metadata": {"uid": "", "resourceVersion": ""}}
+        body["status"] = status_patch(edge, report, nothing, now, port)["status"]
         try:
             node = await self._client.create(NODES, "", body)
         except StatusError as error:
