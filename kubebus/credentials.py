@@ -146,6 +146,15 @@ class Keyring:
             raise LookupError("this node has not been enrolled: give it a join string (--join)")
         return self._credentials
 
+    def status(self) -> dict[str, object]:
+        """How the certificate stands, for ``kubebus status``."""
+        mine, now = self.present, self.now()
+        return {
+            "expires_in_seconds": mine.expires_at - now,
+            "renewal_in_seconds": mine.renew_at - now,
+            "authorities": [key_hash(certificate.public_key())[:12] for certificate in mine.bundle],
+        }
+
     def install(self, credentials: Credentials) -> None:
         """Keep these credentials from now on, durably, and use them in connections to come.
 

@@ -61,7 +61,7 @@ class DeviceNode(ComposedService):
         sync = SyncClientService(self.reactor, to_cloud, store, identity.network, identity.name)
         self.add(sync)
         resources = {
-            "status": status_resource(lambda: as_json(link.status())),
+            "status": status_resource(lambda: {**as_json(link.status()), "certificate": keyring.status()}),
             "meta": meta_resource(store, sync.status),
         }
         if not self._options["no-pods"]:

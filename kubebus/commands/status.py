@@ -127,9 +127,13 @@ def _section(name: str, value: object, out: Output) -> None:
     """What other parts of the daemon add to the status, as it is."""
     if isinstance(value, dict):
         out.line(f"{name}:")
-        _facts(out, *((key, _plain(key, item)) for key, item in value.items()))
+        _facts(out, *((_title(key), _plain(key, item)) for key, item in value.items()))
     else:
         out.line(f"{name}: {_plain(name, value)}")
+
+
+def _title(key: str) -> str:
+    return key.removesuffix("_seconds").replace("_", " ")
 
 
 def _plain(name: str, value: object) -> str:

@@ -210,6 +210,8 @@ class DaemonTests(SharedWorld, SynchronousTestCase):
         self.await_link("renewer")
         self.router.wait_for("Renewed the certificate of node 'renewer'.* at the other end of its link", 30)
         daemon.wait_for("it lasts 90 days", 10)
+        certificate = AdminClient(str(self.folder / "renewer.sock")).get("/v1/status")["certificate"]
+        self.assertLess(abs(certificate["renewal_in_seconds"] - 60 * DAY), 60)
         self.assertTrue(self.node("renewer")["connected"])
 
     def test_a_new_ca_while_a_node_is_off(self) -> None:

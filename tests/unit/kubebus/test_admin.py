@@ -89,6 +89,7 @@ EDGE_STATUS = {
     "foreign": 0,
     "malformed": 0,
     "lost": 0,
+    "certificate": {"expires_in_seconds": 86400.0 * 90, "authorities": ["0123"]},
 }
 
 
@@ -224,6 +225,7 @@ class StatusCommandTests(AdminCase):
         text = await self.output("status")
         self.assertIn("Node edge-1 of network default: not connected", text)
         self.assertRegex(text, r"reason: +Connection was refused")
+        self.assertRegex(text, r"certificate:\n  expires in: +90d\n  authorities: +0123\n")
         self.status = {**EDGE_STATUS, "connected": True, "router": "r1", "link": LINK, "tun": TUN}
         text = await self.output("status")
         self.assertIn("connected to router r1", text)

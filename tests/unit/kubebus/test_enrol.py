@@ -444,7 +444,7 @@ class RenewTests(World):
         first = await self.enrol()
         self.now += 60 * DAY
         self.renew_router()
-        self.assertAlmostEqual(first.renew_at, self.now, delta=2)
+        self.assertLess(abs(first.renew_at - self.now), 2)
         second = await renew(reactor, self.keyring)
         self.assertEqual(second.expires_at, self.now + 90 * DAY)
         self.assertEqual(second.key, first.key)
