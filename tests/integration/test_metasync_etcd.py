@@ -151,6 +151,25 @@ class SyncOverEtcdTests(TestCase):
         kvs = (await rig.cloud.range(KeyRange.prefix(REPORTED))).kvs
         self.assertEqual((len(kvs), len({kv.mod_revision for kv in kvs})), (300, 1))
 
+    async def test_applicationDataIsMergedByAnEtcdWithDefaultLimits(self) -> None:
+        """Many small writes on both sides while apart, and forty keys in one transaction, which stay one."""
+        rig = await self.rig()
+        data = b"/kubebus/default/data/all/"
+        await rig.cut()
+        for i in range(100):
+            await rig.put(rig.edge, data, **{f"e{i}": "edge"})
+        await rig.put(rig.edge, data, **{f"t{i}": "together" for i in range(40)})
+        await rig.put(rig.cloud, data, k="cloud", e1="cloud")
+        await rig.mend()
+
+        async def merged() -> bool:
+            both = [await rig.contents(store, data) for store in (rig.cloud, rig.edge)]
+            return both[0] == both[1] and len(both[0]) == 141
+
+        await until(reactor, merged, "both sides the same")
+        together = (await rig.cloud.range(KeyRange.prefix(data + b"t"))).kvs
+        self.assertEqual((len(together), len({kv.mod_revision for kv in together})), (40, 1))
+
     async def test_compactionWhileAway(self) -> None:
         rig = await self.rig()
         await rig.put(rig.cloud, DESIRED, **{f"k{i}": "x" * 100 for i in range(100)})

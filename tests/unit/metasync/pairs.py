@@ -35,12 +35,13 @@ class FakeAddress:
 
 @implementer(IStreamClientEndpoint)
 class PumpedEndpoint:
-    """Connects to a server factory over a memory transport. Set ``away`` to refuse."""
+    """Connects to a server factory over a memory transport. Set ``away`` to refuse, ``frozen`` to carry nothing."""
 
     def __init__(self, server: SyncServerFactory, peer: FakePeer) -> None:
         self.server = server
         self.peer = peer
         self.away = False
+        self.frozen = False
         self.pumps: list[IOPump] = []
         self.wire = 0
         self.connects = 0
@@ -69,6 +70,8 @@ class PumpedEndpoint:
 
     def pump(self) -> bool:
         moved = False
+        if self.frozen:
+            return False
         for pump in list(self.pumps):
             self.wire += sum(map(len, (*pump.clientIO.stream, *pump.serverIO.stream)))
             moved = bool(pump.pump()) or moved

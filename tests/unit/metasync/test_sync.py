@@ -6,11 +6,12 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from metasync.keys import cursor_key
+from metasync.keys import NodeKeys, cursor_key
 from metasync.memory import MemoryStore
 from metasync.model import KeyRange, Put
 from metasync.testing import Recorder
 from tests.unit.metasync.pairs import FakeAddress, FakePeer, Pair, contents, delete, now, put
+from tests.unit.metasync.world import World
 
 
 class SyncTests(SynchronousTestCase):
@@ -240,3 +241,25 @@ class SyncTests(SynchronousTestCase):
             put(self.cloud, other_x="1")
         self.pair.settle(61)
         self.assertGreaterEqual(self.status("desired")["syncedRevision"], before + 150)
+
+
+class SlowNodeTests(SynchronousTestCase):
+    def test_aNodeThatTakesNothingCostsLittleAndOthersNothing(self) -> None:
+        world = World("n1", "n2")
+        self.addCleanup(world.stop)
+        stuck = world.endpoints["n1"]
+        stuck.frozen = True
+        value = "x" * 1_000_000
+        for i in range(20):
+            for node in ("n1", "n2"):
+                key = NodeKeys("default", node).desired_object("pods", "default", f"p{i}")
+                now(world.stores["cloud"].txn((), [Put(key, value.encode())]))
+            world.settle(0.5)
+        prefix = NodeKeys("default", "n2").desired.encode()
+        self.assertEqual(len(now(world.stores["n2"].range(KeyRange.prefix(prefix))).kvs), 20)
+        held = world.server.status()["nodes"]["n1"]["feeds"][0]
+        self.assertLess(held["pending"], 14)
+        stuck.frozen = False
+        world.settle(5)
+        prefix = NodeKeys("default", "n1").desired.encode()
+        self.assertEqual(len(now(world.stores["n1"].range(KeyRange.prefix(prefix))).kvs), 20)
