@@ -27,7 +27,7 @@ METRICS = [
     Metric("slow_ping", "slow link: ping under load", "ms", more=False),
     Metric("stall_recovery", "time to answer after a stall of 5 s", "s", more=False),
     Metric("stopped_growth", "stopped receiver: router grows", "MB", more=False),
-    Metric("stopped_ping", "stopped receiver: others' ping, against before", "ratio", more=False),
+    Metric("stopped_ping", "stopped receiver: others' ping, against idle", "ratio", more=False),
     Metric("stopped_recovery", "stopped receiver: back after", "ms", more=False),
     Metric("peer_memory", "memory of an idle peer at the router", "KB", more=False),
     Metric("handshakes", "handshakes per second of CPU", "1/s"),

@@ -245,11 +245,11 @@ class _Cancellation:
 
 def node_record(name: str, number: int, revoked_at: float | None = None) -> NodeRecord:
     """A node with the addresses ``10.250.0.<number>`` and ``fd00:b::<number>``, and the pod subnets
-    ``10.192.<number>.0/24`` and ``fd00:b:0:<number>::/64``."""
+    ``10.192.<number>.0/24`` and ``fd00:b:0:<number>::/64``; beyond 255 the second byte counts on."""
     return NodeRecord(
         name,
-        (IPv4Address(f"10.250.0.{number}"), IPv6Address(f"fd00:b::{number:x}")),
-        (IPv4Network(f"10.192.{number}.0/24"), IPv6Network(f"fd00:b:0:{number:x}::/64")),
+        (IPv4Address(f"10.250.{number >> 8}.{number & 255}"), IPv6Address(f"fd00:b::{number:x}")),
+        (IPv4Network(f"10.{192 + (number >> 8)}.{number & 255}.0/24"), IPv6Network(f"fd00:b:0:{number:x}::/64")),
         "00" * 32,
         0.0,
         revoked_at,

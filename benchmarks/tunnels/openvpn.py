@@ -8,11 +8,11 @@ from typing import ClassVar
 from benchmarks.traffic import missing
 from benchmarks.tunnels.base import Tunnel
 from tests.lab.daemon import Daemon
+from tests.lab.namespace import Namespace
 from tests.lab.pki import Authority, KeyPair
 
 _COMMON = """
 verb 1
-dev-type tun
 persist-key
 persist-tun
 ping 10
@@ -32,6 +32,7 @@ dh none
 topology subnet
 port 1194
 dev ovh
+dev-type tun
 ifconfig 10.81.0.1 255.255.0.0
 push "topology subnet"
 client-to-client
@@ -45,7 +46,7 @@ CLIENT = """
 tls-client
 pull
 nobind
-dev ov{number}
+{device}
 remote {remote} 1194
 remote-cert-eku "TLS Web Server Authentication"
 connect-retry 1 1
@@ -62,7 +63,7 @@ class OpenVPN(Tunnel):
         return missing("openvpn")
 
     def launch(self) -> None:
-        authority = Authority(self.folder)
+        authority = self._authority = Authority(self.folder)
         clients = self.folder / "clients"
         clients.mkdir()
         self.hub_process = Daemon(
@@ -85,6 +86,19 @@ class OpenVPN(Tunnel):
     def address(self, edge: int) -> str:
         return f"10.81.0.{10 + edge}"
 
+    def idle_client(self, number: int, edge: Namespace) -> Daemon:
+        """One more client, started, that makes no device."""
+        name = f"idle{number}"
+        address = f"10.81.{1 + number // 250}.{1 + number % 250}"
+        (self.folder / "clients" / name).write_text(f"ifconfig-push {address} 255.255.0.0\n")
+        file = self.folder / f"{name}.conf"
+        client = CLIENT.format(device="dev null", remote=self.hub.hub_address(1))
+        common = self._common(self._authority, self._authority.issue(name), self.client_proto)
+        file.write_text(f"{common}{client}ifconfig-noexec\nroute-noexec\n")
+        process = Daemon(name, ["openvpn", str(file)], namespace=edge, cwd=self.folder)
+        process.start()
+        return process
+
     def _server_file(self, authority: Authority, clients: Path) -> Path:
         pair = authority.issue("hub", hosts=["hub"])
         file = self.folder / "server.conf"
@@ -94,7 +108,7 @@ class OpenVPN(Tunnel):
     def _client_file(self, number: int, authority: Authority) -> Path:
         pair = authority.issue(f"e{number}")
         file = self.folder / f"e{number}.conf"
-        client = CLIENT.format(number=number, remote=self.hub.hub_address(number))
+        client = CLIENT.format(device=f"dev ov{number}\ndev-type tun", remote=self.hub.hub_address(number))
         file.write_text(self._common(authority, pair, self.client_proto) + client)
         return file
 

@@ -1,77 +1,76 @@
-"""Ours: the router at the hub, an edge at each edge; the network part alone, with certificates made beforehand."""
+"""Ours, as users run it: ``twistd kubebus`` at the hub, ``twistd edgenode --no-pods`` at the edges."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from benchmarks.tunnels.base import Tunnel
-from kubebus.ca import Authority, issue_node, new_key
-from kubebus.credentials import CREDENTIALS, Credentials
-from kubebus.identity import PeerIdentity, Role
-from kubebus.joinstring import HostPort
-from kubebus.testing_net import node_record
-from tests.integration import network_process
 from tests.lab.daemon import Daemon
-from tests.lab.namespace import Namespace
+from tests.lab.namespace import Namespace, checked
+from tests.lab.waiting import wait_until
 
-_PORT = 443
+CHECKOUT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+PORT = 443
+
+
+def twistd(plugin: str, *options: str, namespace: Namespace) -> Daemon:
+    """One of our two programs, not started yet."""
+    return Daemon(
+        plugin,
+        [str(PROGRAMS / "twistd"), "--nodaemon", "--pidfile=", plugin, *options],
+        namespace=namespace,
+        cwd=CHECKOUT,
+        env={"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def kubebus(socket: Path, *arguments: str) -> str:
+    """What the command ``kubebus`` prints."""
+    return checked([str(PROGRAMS / "kubebus"), "--socket", str(socket), *arguments]).stdout
 
 
 class Kubebus(Tunnel):
     name: ClassVar[str] = "kubebus"
+    hub_options: tuple[str, ...] = ()
 
     def launch(self) -> None:
-        authority = Authority.create("bench", time.time())
-        authority.save(self.folder / "ca.pem")
-        numbers = {f"e{number}": number + 1 for number in range(1, len(self.hub.edges) + 1)}
-        router = {
-            "role": "router",
-            "nodes": numbers,
-            "advertise": [],
-            "authority": str(self.folder / "ca.pem"),
-            "port": _PORT,
-            "routers": [],
-        }
-        self.hub_process = self._process("router", self.hub.namespace, router)
+        addresses = [self.hub.hub_address(number) for number in range(1, len(self.hub.edges) + 1)]
+        public = [option for address in addresses for option in ("--public-address", address)]
+        self.hub_process = twistd(
+            "kubebus",
+            *("--state-dir", str(self.folder / "hub"), "--socket", str(self.socket), "--listen-port", str(PORT)),
+            *(*public, *self.hub_options),
+            namespace=self.hub.namespace,
+        )
+        self.hub_process.start()
+        self.hub_process.wait_for(lambda: kubebus(self.socket, "status"), 30)
         for number, edge in enumerate(self.hub.edges, 1):
-            address = f"{self.hub.hub_address(number)}:{_PORT}"
-            folder = self._folder(f"e{number}")
-            _enrol(authority, f"e{number}", address, folder)
-            config = {"role": "edge", "routers": [address], "state": str(folder)}
-            self.edge_processes.append(self._process(f"e{number}", edge, config))
+            token = kubebus(self.socket, "token", "create", "--node", f"e{number}").strip().splitlines()[-1]
+            process = twistd(
+                "edgenode",
+                *("--state-dir", str(self.folder / f"e{number}"), "--socket", str(self.folder / f"e{number}.sock")),
+                *("--join", token, "--node-name", f"e{number}", *self.options_of(number)),
+                namespace=edge,
+            )
+            self.edge_processes.append(process)
+            process.start()
+        # In turn, so that each has the address that belongs to its number, but started together.
+        for number in range(1, len(self.hub.edges) + 1):
+            wait_until(lambda number=number: self.address(number), 30, f"edge {number} has joined")  # type: ignore[misc]
+
+    def options_of(self, number: int) -> tuple[str, ...]:
+        """More options of edge ``number``, from 1."""
+        return ("--no-pods",)
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "hub.sock"
 
     def address(self, edge: int) -> str:
-        return str(node_record("", edge + 1).addresses[0])
-
-    def _folder(self, name: str) -> Path:
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    def _process(self, name: str, namespace: Namespace, config: dict[str, Any]) -> Daemon:
-        folder = self._folder(name)
-        path = folder / "config.json"
-        path.write_text(json.dumps({**config, "control": str(folder / "control")}))
-        process = Daemon(name, [sys.executable, *self.interpreter_options(name), "-m", network_process.__name__, str(path)], namespace=namespace, cwd=Path.cwd())  # fmt: skip
-        process.start()
-        return process
-
-    def interpreter_options(self, name: str) -> list[str]:
-        return []
-
-
-def _enrol(authority: Authority, name: str, router: str, folder: Path) -> None:
-    """Make the node's credentials, as enrolment would have."""
-    key = new_key()
-    identity = PeerIdentity("default", Role.NODE, name)
-    now = time.time()
-    certificate = issue_node(authority, identity, key.public_key(), now + 86400)
-    made = Credentials(
-        identity, key, certificate, (authority.certificate,), (HostPort.parse(router),), now, "00000000"
-    )
-    (folder / CREDENTIALS).write_bytes(made.encode())
-    (folder / CREDENTIALS).chmod(0o600)
+        nodes = json.loads(kubebus(self.socket, "--json", "status"))["nodes"]
+        (node,) = [node for node in nodes if node["name"] == f"e{edge}" and node["connected"]]
+        return str(node["addresses"][0])
