@@ -22,6 +22,7 @@ from kubebus.interfaces import IPAddress, IPNetwork
 from kubebus.joinstring import HostPort
 
 _SHOWN = 40
+_DNS_LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,18 @@ def name(text: str) -> str:
 
 def host_port(text: str) -> HostPort:
     return HostPort.parse(text)
+
+
+def public_address(text: str) -> str:
+    """The text itself, if it is ``NAME``, ``NAME:PORT`` or the same with an address."""
+    host = HostPort.parse(text).host
+    try:
+        ip_address(host)
+    except ValueError:
+        labels = host.rstrip(".").split(".")
+        if len(host) > 253 or not all(_DNS_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
+            raise ValueError("it is neither a DNS name nor an address") from None
+    return text
 
 
 def address(text: str) -> IPAddress:

@@ -36,7 +36,8 @@ class Options(SettingsOptions):
         Setting(
             "public-address",
             "a name or address by which edge nodes reach this VM; at least one",
-            allowed="NAME or ADDRESS",
+            config.public_address,
+            "NAME or ADDRESS, with :PORT if another one is forwarded",
             default=(),
             repeat=True,
         ),

@@ -9,7 +9,18 @@ from pathlib import Path
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from kubebus.config import DURATION, Setting, SettingsOptions, duration, host_port, integer, name, network, port
+from kubebus.config import (
+    DURATION,
+    Setting,
+    SettingsOptions,
+    duration,
+    host_port,
+    integer,
+    name,
+    network,
+    port,
+    public_address,
+)
 from kubebus.joinstring import HostPort
 from tests.unit.kubebus.temporary import temporary
 
@@ -144,6 +155,12 @@ class ParserTests(SynchronousTestCase):
             self.assertEqual(duration(text), seconds)
         for text in ("", "-1", "1y", "h", "1 h 2"):
             self.assertRaises(ValueError, duration, text)
+
+    def test_public_addresses(self) -> None:
+        for text in ("203.0.113.1", "bus.example", "bus:8443", "2001:db8::1", "[2001:db8::1]:8443", "x-1.example."):
+            self.assertEqual(public_address(text), text)
+        for text in ("", "bus example", "bü.example", "-x.example", "a..b", "203.0.113", "203.0.113.999", "bus:0"):
+            self.assertRaises(ValueError, public_address, text)
 
     def test_integers(self) -> None:
         self.assertEqual(integer(1, 3)("3"), 3)
