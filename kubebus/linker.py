@@ -60,6 +60,7 @@ class Linker:
         self._running: Deferred[None] | None = None
 
     def start(self) -> None:
+        self._stopped = False
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._running.addErrback(lambda failure: self.log.failure("The redial loop ended", failure))

@@ -79,9 +79,19 @@ class LinuxHostNetwork:
         index = self._index(interface)
         with _doing(f"set up interface {interface}"):
             if self.has_ipv6():
+                self._allow_ipv6(interface)
                 # No link-local address: nobody is on this link to talk with.
                 self._netlink.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", _no_generated_address())]})
             self._netlink.link("set", index=index, mtu=mtu, state="up")
+
+    def _allow_ipv6(self, interface: str) -> None:
+        """The host's default for new interfaces may be to have none of it; this one is ours."""
+        path = self._sysctl / "ipv6/conf" / interface / "disable_ipv6"
+        try:
+            if path.read_text().strip() == "1":
+                path.write_text("0")
+        except OSError as error:
+            raise HostNetworkError(f"{path} cannot be set to 0 ({error.strerror}): run as root") from error
 
     def add_address(self, interface: str, address: IPAddress) -> None:
         flags = {"flags": _NODAD} if address.version == 6 else {}

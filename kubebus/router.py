@@ -124,6 +124,7 @@ class RouterService(Service):
         super().startService()
         self._set_up()
         self._subscription = self._members.subscribe(self._table.record_changed)
+        self._ready = Deferred()
         self._starting = Deferred.fromCoroutine(self._begin())
         self._starting.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._starting.addErrback(lambda failure: self.log.failure("The router cannot work with others", failure))

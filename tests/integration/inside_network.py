@@ -143,6 +143,11 @@ class HostNetworkTests(TestCase):
             self.assertIn(answer, shell(f"ip route get {address}"))
         self.assertIn("No route to host", shell("ip route get 10.192.2.9 2>&1 || true"))
 
+    def test_a_host_that_wants_no_ipv6_on_new_interfaces(self) -> None:
+        shell("sysctl -qw net/ipv6/conf/kbt1/disable_ipv6=1")
+        self.apply("fd00:b::/48")
+        self.assertIn("inet6 fd00:b::2/128", shell("ip address show kbt1"))
+
     def test_overlaps_are_refused_and_the_rest_is_kept(self) -> None:
         self.apply("10.192.0.0/12", "10.10.0.0/16", "10.20.0.0/24", "10.30.0.0/24", "fd00:10::/64")
         self.assertEqual([str(route) for route in self.interface.routes], ["10.192.0.0/12", "10.30.0.0/24"])

@@ -215,6 +215,16 @@ class NetworkServiceTests(SynchronousTestCase):
         self.world.advance(120)
         self.assertEqual(len(edge.dialled), 1)
 
+    def test_stopping_and_starting_again(self) -> None:
+        edge = self.start("edge1")
+        for service in (edge.service, self.world.router):
+            service.stopService()
+            self.world.pump()
+            self.world.tun.closed = edge.tun.closed = False
+            service.startService()
+            self.world.advance(3)
+            self.assertTrue(edge.service.connected)
+
     def test_packets_everywhere(self) -> None:
         one, two = self.start("edge1"), self.start("edge2")
         for source, destination, sender, receiver in (
