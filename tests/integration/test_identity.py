@@ -125,6 +125,20 @@ class CrashTests(IdentityCase):
         self.assertEqual(last.text().count("admitted "), 3 * NODES)
 
 
+class ManyNodesTests(IdentityCase):
+    """Two hundred devices come at the same moment, as after a delivery."""
+
+    def test_all_join(self) -> None:
+        _, client = self.router()
+        joins = self.joins(client, 200)
+        started = time.monotonic()
+        edge = self.edge(joins, dial=[self.ports[0]])
+        edge.wait_for("done", 60)
+        print(f"200 nodes enrolled and admitted in {time.monotonic() - started:.1f} s")
+        self.assertEqual(edge.text().count("admitted "), 200)
+        self.check(client, joins)
+
+
 class TwoRouterTests(IdentityCase):
     """Two routers, one registry."""
 
