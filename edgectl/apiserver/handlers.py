@@ -9,9 +9,10 @@ from typing import Any
 from edgectl.apiserver import errors, subresources
 from edgectl.apiserver.accounts import ISSUER, AccountTokens
 from edgectl.apiserver.identity import StaticTokens, User
+from edgectl.apiserver.metrics import Metrics
 from edgectl.apiserver.negotiate import Form
 from edgectl.apiserver.patch import PatchFailed, json_patch, merge
-from edgectl.apiserver.resources import REVIEWS, Resource
+from edgectl.apiserver.resources import METRICS, REVIEWS, Resource
 from edgectl.apiserver.reviews import review
 from edgectl.apiserver.routes import Target, delete_options, flag, list_options, write_options
 from edgectl.apiserver.schema_all import schema
@@ -69,6 +70,7 @@ class Handlers:
     def __init__(self, api: Api, static: StaticTokens) -> None:
         self.api = api
         self.accounts: AccountTokens | None = None
+        self.metrics: Metrics | None = None
         self._static = static
 
     def user(self, token: str) -> User | None:
@@ -100,6 +102,8 @@ class Handlers:
             if method != "POST" or target.name:
                 raise errors.method_not_allowed()
             return 201, review(target.resource, _json_body(content_type, body), user, self._reviewed), []
+        if target.resource in METRICS:
+            return 200, await self._measured(method, target, query, form), []
         if target.subresource and target.subresource not in ("status", "finalize"):
             return await self._special(method, target, query, content_type, body)
         if method in ("GET", "HEAD"):
@@ -130,6 +134,13 @@ class Handlers:
         if found.continue_token:
             meta |= {"continue": found.continue_token, "remainingItemCount": found.remaining}
         return form.many(target.resource, found.items, meta)
+
+    async def _measured(self, method: str, target: Target, query: Mapping[str, str], form: Form) -> Obj:
+        if method != "GET" or self.metrics is None:
+            raise errors.method_not_allowed()
+        selector = query.get("labelSelector", "")
+        found = await self.metrics.read(target.resource, target.namespace, target.name, selector)
+        return form.one(target.resource, found[0]) if target.name else form.many(target.resource, found, {})
 
     async def _create(self, target: Target, content_type: str, body: bytes, options: WriteOptions) -> Obj:
         if target.resource.namespaced and not target.namespace:

@@ -207,6 +207,13 @@ REVIEWS = (
 )
 """Kinds that are answered, not stored."""
 
+_READ = ("get", "list")
+METRICS = (
+    Resource("metrics.k8s.io", "v1beta1", "NodeMetrics", "nodes", namespaced=False, verbs=_READ),
+    Resource("metrics.k8s.io", "v1beta1", "PodMetrics", "pods", verbs=_READ),
+)
+"""Kinds that are measured, not stored."""
+
 RESOURCES = (
     CONFIGMAP,
     ENDPOINTS,
@@ -224,7 +231,7 @@ RESOURCES = (
     ENDPOINT_SLICE,
 )
 
-_SERVED = (*RESOURCES, *REVIEWS)
+_SERVED = (*RESOURCES, *REVIEWS, *METRICS)
 _BY_PLURAL = {(one.group, one.version, one.plural): one for one in _SERVED}
 
 

@@ -24,6 +24,7 @@ from edgectl.apiserver.clusterips import DEFAULT_CIDR
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.handlers import Handlers
 from edgectl.apiserver.identity import StaticTokens, User
+from edgectl.apiserver.metrics import Metrics
 from edgectl.apiserver.nodeproxy import Kubelets
 from edgectl.apiserver.resources import NAMESPACE
 from edgectl.apiserver.site import ApiResource, ApiSite
@@ -109,6 +110,7 @@ class EmbeddedControlPlane(Service):
         self.cache = WatchCache(reactor, self.objects)
         self.api = Api(reactor, self.objects, self.cache, service_cidr)
         self._handlers = Handlers(self.api, StaticTokens(tokens or {}))
+        self._handlers.metrics = Metrics(reactor, self.api, kubelets)
         self.resource = ApiResource(reactor, self._handlers, [self._handlers], kubelets)
         self.site = ApiSite(reactor, self.resource)
         kinds = (

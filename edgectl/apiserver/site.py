@@ -237,6 +237,8 @@ class ApiResource(WebResource):
             return
         form = form_of(request.getHeader("accept") or "", query.get("includeObject", ""), self._reactor.seconds)
         if method == "GET" and not target.subresource and flag(query, "watch"):
+            if "watch" not in target.resource.verbs:
+                raise errors.method_not_allowed()
             self._watch(request, target, query)
             return
         body = request.content.read() if request.content is not None else b""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as installed
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate, optionsForClientTLS
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from edgectl.apiserver.errors import ApiError
@@ -111,12 +113,40 @@ class Nodes:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.endpoints: Any = None
 
     def endpoint(self, node: str, service: str) -> IStreamClientEndpoint:
         assert service == SERVICE
+        if self.endpoints is not None and node == "edge-a":
+            return self.endpoints()  # type: ignore[no-any-return]
         if node != "edge-a":
             return _Away()  # type: ignore[return-value]
         return TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
+
+
+def summary(uid: str, nanoseconds: int, second: int) -> bytes:
+    time = f"2026-01-01T00:00:{second}Z"
+    container = {
+        "name": "main",
+        "cpu": {"time": time, "usageCoreNanoSeconds": nanoseconds},
+        "memory": {"workingSetBytes": 2 << 20},
+    }
+    body = {"node": {}, "pods": [{"podRef": {"uid": uid}, "containers": [container]}]}
+    return b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(body).encode()
+
+
+class _Answering:
+    """An endpoint of a node that answers at once and closes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        protocol = factory.buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(self.answer)
+        protocol.connectionLost(None)
+        return succeed(protocol)
 
 
 class _Away:
@@ -136,7 +166,7 @@ class CarryTests(TestCase):
         self.pki = ApiPki.load_or_create(Path(folder.name), ["localhost"])
         endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
         tls = ServingTLS(self.pki.server.certificate, self.pki.server.key, self.pki.ca.certificate)
-        nodes = Nodes(listening.getHost().port)
+        self.nodes = nodes = Nodes(listening.getHost().port)
         self.plane = EmbeddedControlPlane(reactor, MemoryStore(reactor), "default", endpoint, tls, kubelets=nodes)
         port: Any = await self.plane.begin()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.plane.stopService()))
@@ -193,6 +223,23 @@ class CarryTests(TestCase):
         self.node.transport.loseConnection()
         await self.client.lost
         self.assertTrue(self.client.received.endswith(b"last line\n"))
+
+    def test_what_a_pod_uses_is_measured(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._measured())
+
+    async def _measured(self) -> None:
+        await self.asyncSetUp()
+        uids = {one["metadata"]["name"]: one["metadata"]["uid"] for one in self.plane.cache.current(POD)}
+        uid = uids["web"]
+        answers = iter((summary(uid, 5_000_000_000, 10), summary(uid, 5_250_000_000, 11)))
+        self.nodes.endpoints = lambda: _Answering(next(answers))
+        self.ask("GET /apis/metrics.k8s.io/v1beta1/namespaces/default/pods")
+        await self.client.until(b"}\n")
+        body = json.loads(self.client.received.partition(b"\r\n\r\n")[2])
+        (found,) = body["items"]
+        self.assertEqual((body["kind"], found["metadata"]["name"]), ("PodMetricsList", "web"))
+        usage = {"cpu": "250000000n", "memory": "2048Ki"}
+        self.assertEqual(found["containers"], [{"name": "main", "usage": usage}])
 
     def test_a_node_that_is_away_is_named(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._away())
