@@ -6,6 +6,7 @@ Calls go out from the reactor's thread and come back on gRPC's own; each watch h
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,10 +306,8 @@ def _deliver(call: Any, done: Deferred[Any]) -> None:
 
 
 def _channel(address: Address) -> Any:
-    hosts = [endpoint.rpartition(":") for endpoint in address.endpoints]
-    literal = all(host.strip("[]").replace(".", "").replace(":", "").isalnum() for host, _, _ in hosts)
-    several = len(hosts) > 1 and literal and all(host.replace(".", "").isdigit() for host, _, _ in hosts)
-    target = "ipv4:" + ",".join(address.endpoints) if several else address.endpoints[0]
+    hosts = [endpoint.rpartition(":")[0].strip("[]") for endpoint in address.endpoints]
+    target = _resolve(address) if len(hosts) > 1 else address.endpoints[0]
     options = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -323,11 +322,31 @@ def _channel(address: Address) -> Any:
     ]
     if not address.tls:
         return grpc.insecure_channel(target, options)
-    if several:
-        options.append(("grpc.default_authority", hosts[0][0]))
+    if len(hosts) > 1:
+        options.append(("grpc.default_authority", hosts[0]))
     credentials = grpc.ssl_channel_credentials(_read(address.ca), _read(address.key), _read(address.certificate))
     return grpc.secure_channel(target, credentials, options)
 
 
 def _read(path: str | None) -> bytes | None:
     return Path(path).read_bytes() if path else None
+
+
+def _resolve(address: Address) -> str:
+    """Several members as one target, which gRPC takes as addresses only.
+
+    :raises StoreError: if a name is not known.
+    """
+    found = []
+    for endpoint in address.endpoints:
+        host, _, port = endpoint.rpartition(":")
+        try:
+            family, *_, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        except (OSError, ValueError) as error:
+            raise StoreError(f"etcd member {endpoint} cannot be found: {error}") from error
+        name = str(place[0])
+        found.append((family, f"{name}:{port}" if family == socket.AF_INET else f"[{name}]:{port}"))
+    if len({family for family, _ in found}) > 1:
+        raise StoreError(f"the etcd members {address} must be all IPv4 or all IPv6")
+    scheme = "ipv4" if found[0][0] == socket.AF_INET else "ipv6"
+    return f"{scheme}:" + ",".join(place for _, place in found)

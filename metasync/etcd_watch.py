@@ -11,6 +11,9 @@ from metasync.etcd_wire import batches_in, grpc, keys_of, rpc
 from metasync.interfaces import Compacted, StoreError, StoreUnavailable, WatchObserver
 from metasync.model import KeyRange, WatchBatch
 
+_AHEAD = 4
+"""So many responses wait for the reactor at most; the rest waits in the stream."""
+
 _METHOD = "/etcdserverpb.Watch/Watch"
 
 
@@ -41,6 +44,7 @@ class EtcdWatch:
         self._cancelled = False
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._call: Any = None
+        self._room = threading.Semaphore(_AHEAD)
 
     def start(self, start_revision: int, metadata: list[tuple[str, str]]) -> None:
         if self._cancelled:
@@ -60,6 +64,7 @@ class EtcdWatch:
 
     def _hang_up(self) -> None:
         self._requests.put(None)
+        self._room.release()
         if self._call is not None:
             self._call.cancel()
 
@@ -72,6 +77,7 @@ class EtcdWatch:
                 if response.canceled:
                     error = _reason(response)
                     break
+                self._room.acquire()
                 self._reactor.callFromThread(self._deliver, list(batches_in(response)), self._reached(response))
         except Exception as failure:  # whatever it is, the observer must hear of it
             error = failure
@@ -90,6 +96,7 @@ class EtcdWatch:
     # The reactor's side
 
     def _deliver(self, batches: list[WatchBatch], reached: int) -> None:
+        self._room.release()
         for batch in batches:
             if self._cancelled:
                 return

@@ -153,7 +153,8 @@ def _result(response: Any, revision: int) -> OpResult:
     if response.HasField("response_delete_range"):
         deleted = response.response_delete_range
         return DeleteResult(deleted.deleted, tuple(map(kv_of, deleted.prev_kvs)))
-    return range_result(response.response_range, revision)
+    found = response.response_range
+    return range_result(found, found.header.revision or revision)
 
 
 def range_result(response: Any, revision: int) -> RangeResult:

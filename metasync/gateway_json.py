@@ -252,7 +252,8 @@ class Translator:
         for result, request in zip(done.results, requests, strict=True):
             name = {RangeResult: "range", PutResult: "put", DeleteResult: "delete_range"}[type(result)]
             answer = self.result(result, Fields(request.raw(f"request_{name}")))
-            responses.append({f"response_{name}": {"header": {"revision": str(done.revision)}, **answer}})
+            revision = result.revision if isinstance(result, RangeResult) else done.revision
+            responses.append({f"response_{name}": {"header": {"revision": str(revision)}, **answer}})
         return {**({"succeeded": True} if done.succeeded else {}), **({"responses": responses} if responses else {})}
 
     def event(self, event: Event) -> dict[str, Any]:

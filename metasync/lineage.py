@@ -72,7 +72,8 @@ class Lineage(WatchObserver):
         pass
 
     def failed(self, error: StoreError) -> None:
-        """Without news of other servers' marks, cursors name older ones: that costs comparisons, nothing else."""
+        """The store may come back with another history: it needs a new mark (:attr:`started` tells)."""
+        self._watch = None
 
     def token(self, revision: int) -> bytes:
         """The cursor of a place in this history, for a target to keep."""

@@ -6,7 +6,7 @@ Pure: the rows may stand in a dictionary or in a database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from metasync.interfaces import StoreError, TxnTooLarge
@@ -137,7 +137,8 @@ class _Run:
             case Get(keys, limit):
                 kvs = tuple(self.rows.scan(keys, limit))
                 count = self.rows.count(keys) if limit and len(kvs) >= limit else len(kvs)
-                return RangeResult(self.revision, kvs, count, count > len(kvs))
+                reached = self.revision if self.events else self.revision - 1
+                return RangeResult(reached, kvs, count, count > len(kvs))
 
     def _put(self, op: Put) -> PutResult:
         old = self.rows.get(op.key)
@@ -175,8 +176,6 @@ def run_txn(
     run = _Run(rows, revision + 1)
     results = tuple(run.do(op) for op in (success if succeeded else failure))
     final = revision + 1 if run.events else revision
-    if not run.events:
-        results = tuple(replace(r, revision=final) if isinstance(r, RangeResult) else r for r in results)
     return Outcome(TxnResult(succeeded, final, results), tuple(run.events))
 
 

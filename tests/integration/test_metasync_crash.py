@@ -7,13 +7,19 @@ import sys
 import tempfile
 from unittest import TestCase
 
-KILLS = 500
+KILLS = 250
+"""Of each of two pairs, which run side by side."""
 
 
 class CrashTests(TestCase):
     def test_fiveHundredKills(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "tests.unit.metasync.crashing", folder, str(KILLS), "1"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=400)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        print(done.stdout.strip())
+        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+            pairs = [self.start(folder, seed) for seed, folder in enumerate((first, second))]
+            done = [pair.communicate(timeout=400) for pair in pairs]
+        for pair, (output, errors) in zip(pairs, done, strict=True):
+            self.assertEqual(pair.returncode, 0, output + errors)
+            print(output.strip())
+
+    def start(self, folder: str, seed: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.unit.metasync.crashing", folder, str(KILLS), str(seed)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

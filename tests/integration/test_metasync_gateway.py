@@ -1,0 +1,111 @@
+"""The local API gives the same answers as etcd's own JSON gateway, asked the same."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from base64 import b64encode
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from twisted.web.server import Site
+
+from metasync.gateway import NamespaceTokens, gateway_resource
+from metasync.memory import MemoryStore
+from tests.lab.etcd import Etcd
+
+reactor: Any = _reactor
+
+
+def b64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+A, B, Z = b64("a"), b64("b"), b64("z")
+PUT_A = {"request_put": {"key": A, "value": b64("txn"), "prev_kv": True}}
+GET_A = {"request_range": {"key": A}}
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("kv/range", {"key": A}),
+    ("kv/put", {"key": A, "value": b64("1")}),
+    ("kv/put", {"key": A, "value": b64("2"), "prev_kv": True}),
+    ("kv/put", {"key": B, "value": b64("")}),
+    ("kv/range", {"key": A}),
+    ("kv/range", {"key": A, "range_end": Z}),
+    ("kv/range", {"key": A, "range_end": Z, "limit": "1"}),
+    ("kv/range", {"key": A, "range_end": Z, "limit": 1, "sort_order": "DESCEND", "sort_target": "KEY"}),
+    ("kv/range", {"key": A, "range_end": Z, "sort_order": "DESCEND", "sort_target": "VERSION"}),
+    ("kv/range", {"key": A, "range_end": Z, "keys_only": True}),
+    ("kv/range", {"key": A, "range_end": Z, "count_only": True}),
+    ("kv/range", {"key": b64("\0"), "range_end": b64("\0")}),
+    ("kv/range", {"key": A, "revision": "2"}),
+    ("kv/range", {"key": A, "revision": "99"}),
+    ("kv/txn", {"compare": [{"key": A, "target": "VERSION", "result": "GREATER", "version": "1"}], "success": [PUT_A]}),
+    ("kv/txn", {"compare": [{"key": A, "target": "VALUE", "value": b64("no")}], "failure": [GET_A]}),
+    ("kv/txn", {"success": [GET_A, {"request_delete_range": {"key": A, "prev_kv": True}}, GET_A]}),
+    ("kv/txn", {"success": [PUT_A, PUT_A]}),
+    ("kv/txn", {"compare": [{"key": A, "target": "CREATE", "create_revision": "0"}], "success": [PUT_A]}),
+    ("kv/deleterange", {"key": b64("none")}),
+    ("kv/deleterange", {"key": A, "range_end": Z, "prev_kv": True}),
+    ("kv/range", {}),
+    ("kv/range", {"key": "%"}),
+]
+
+
+def ask(port: int, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", f"/v3/{path}", json.dumps(body))
+        response = connection.getresponse()
+        return response.status, _comparable(json.loads(response.read()))
+    finally:
+        connection.close()
+
+
+def follow(port: int, revision: int, count: int) -> list[Any]:
+    """The first lines of a watch of everything."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    create = {"key": b64("\0"), "range_end": b64("\0"), "start_revision": str(revision)}
+    try:
+        connection.request("POST", "/v3/watch", json.dumps({"create_request": create}))
+        response = connection.getresponse()
+        events: list[Any] = []
+        while len(events) < count:
+            result = json.loads(response.readline())["result"]
+            events += result.get("events", [])
+        return events
+    finally:
+        connection.close()
+
+
+def _comparable(answer: Any) -> Any:
+    """Without what names the cluster, and the wording of errors."""
+    if isinstance(answer, list):
+        return [_comparable(each) for each in answer]
+    if not isinstance(answer, dict):
+        return answer
+    if "error" in answer:
+        return {"code": answer["code"]}
+    ours = {name: value for name, value in answer.items() if name not in ("cluster_id", "member_id", "raft_term")}
+    return {name: _comparable(value) for name, value in ours.items()}
+
+
+class GatewayTests(TestCase):
+    async def test_theSameAsEtcds(self) -> None:
+        etcd = Etcd()
+        self.addCleanup(etcd.close)
+        await deferToThread(etcd.start)
+        store = MemoryStore(reactor)
+        tokens = NamespaceTokens(bytes(16))
+        resource = gateway_resource(store, "default", tokens, scopes=lambda: ["all"], trusted=True)
+        port = reactor.listenTCP(0, Site(resource), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        start = etcd.revision
+        self.assertEqual(start, store.revision, "both begin alike")
+        for path, body in REQUESTS:
+            expected = await deferToThread(ask, etcd.port, path, body)
+            self.assertEqual(await deferToThread(ask, port.getHost().port, path, body), expected, (path, body))
+        expected_events = await deferToThread(follow, etcd.port, start + 1, 5)
+        events = await deferToThread(follow, port.getHost().port, start + 1, 5)
+        self.assertEqual(events[:5], expected_events[:5])
