@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyroute2 import IPRoute
-
 from kubebus.interfaces import IPAddress
+from kubebus.rtnetlink import IPRoute
 
 
 def reflect(gateway: IPAddress) -> int:

@@ -10,12 +10,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from kubebus.firewall import DockerFirewall
 from kubebus.hostnetwork import HostNetworkError, HostSubnet
 from kubebus.interfaces import IPAddress, IPNetwork
+from kubebus.rtnetlink import IPRoute, NetlinkError
 
 _PROTOCOL: Final = 107
 """Our routes carry this number (``ip route show proto 107``); rtnetlink(7) leaves those from 4 up to daemons."""
