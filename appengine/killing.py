@@ -124,6 +124,8 @@ class Killer:
 
     async def _exit(self, view: ContainerView, seconds: float) -> None:
         """Wait until it may have stopped, or so long."""
+        if self._stopped:
+            raise _Abandoned
         woken: Deferred[None] = Deferred()
         waiters = self._waiters.setdefault(view.id, [])
         waiters.append(woken)

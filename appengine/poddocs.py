@@ -28,7 +28,8 @@ The list is made from the table by which pods are checked (`appengine/podfields.
 - **`imagePullPolicy: Always`** pulls before each start of a new container; where the registry does not answer, an image
   that is present is used.
 - **seccomp.** Without a `seccompProfile` containers run under the engine's default profile, not unconfined.
-- **Service account tokens** need the API server and are refused as a volume; set `automountServiceAccountToken: false`.
+- **Service account tokens** are asked for by the cloud, which sends them as Secrets of their own and rewrites the pod's
+  `serviceAccountToken` projection accordingly. In a pod that comes by another way (a static pod) the field is refused.
 - **Secrets** are kept on a tmpfs. **ConfigMaps and Secrets** that change appear in running pods at once, by one swap of
   a symbolic link; environment variables and `subPath` mounts keep what they had, as everywhere.
 

@@ -19,6 +19,7 @@ from appengine.firewall import HostPort
 from appengine.hooks import run_hook
 from appengine.images import ImageWaiting
 from appengine.killing import Killer, kill_all
+from appengine.lastlog import log_tail
 from appengine.lifecycle import (
     Action,
     CreateSandbox,
@@ -255,6 +256,7 @@ class Worker:
             if self.terminating or self._stopped:
                 break
             await self._do(self.pod, action)
+        await self._note_ends()
         self.report()
         return self._when(next_steps, deadline)
 
@@ -395,6 +397,7 @@ class Worker:
         variables = environment(pod, container, self.node.objects, self.node.facts(addresses))
         await prepare_mounts(self.node, pod, container, view.attempt, variables, addresses)
         self.history.messages.pop(view.id, None)
+        self.history.unhealthy.pop(view.id, None)
         return view.id
 
     def _image_ready(self, name: str) -> Callable[[], None]:
@@ -479,15 +482,30 @@ class Worker:
             await self.node.files.run(self.node.volumes.forget_message, self.ref.uid, view.name, view.attempt)
 
     async def _note_ends(self) -> None:
-        """Read the last words of containers that have ended."""
-        for view in list(self.views.values()):
-            if view.state is not ContainerState.EXITED or view.kind is Kind.PAUSE:
-                continue
-            self.history.unhealthy.pop(view.id, None)
-            if view.id not in self.history.messages:
-                self.history.messages[view.id] = await self.node.files.run(
-                    self.node.volumes.message, self.ref.uid, view.name, view.attempt
-                )
+        """Read the last words of all containers that have ended: when it returns, none lacks them."""
+        while ended := [v for v in self.views.values() if self._unnoted(v)]:
+            for view in ended:
+                self.history.unhealthy.pop(view.id, None)
+                self.history.messages[view.id] = await self._last_words(view)
+
+    def _unnoted(self, view: ContainerView) -> bool:
+        ended = view.state is ContainerState.EXITED and view.kind is not Kind.PAUSE
+        return ended and view.id not in self.history.messages
+
+    async def _last_words(self, view: ContainerView) -> str:
+        """The termination message: from its file, or (if the container asks for that) the log's end."""
+        message = await self.node.files.run(self.node.volumes.message, self.ref.uid, view.name, view.attempt)
+        if message or not view.exit_code or self.pod is None:
+            return message
+        container = next((c for c in self.pod.every_container if c.name == view.name), None)
+        if container is None or container.get("terminationMessagePolicy") != "FallbackToLogsOnError":
+            return message
+        try:
+            return await log_tail(self.node.runtime, view)
+        except RuntimeUnavailable:
+            raise
+        except EngineError:
+            return message
 
     # -- the end ----------------------------------------------------------------------------------------------
 
