@@ -15,6 +15,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.logger import Logger
 
 from kubebus.ca import certificate_pem, expires_at, key_hash, key_pem, load_key, new_key
 from kubebus.identity import PeerIdentity, Role, check_name
@@ -112,6 +113,8 @@ class Keyring:
     :param clock: the system's clock, in UNIX seconds. It may be decades slow on a device without a battery.
     :param monotonic: seconds since any fixed moment, never set back.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -235,12 +238,18 @@ class Keyring:
         return max(self._clock(), self._learnt + self._monotonic() - self._learnt_at)
 
     def learn_time(self, unix_time: float) -> None:
-        """A router whom we trust says that it is at least ``unix_time``."""
+        """A router whom we trust says that it is at least ``unix_time``. It is kept, if it can be."""
         if unix_time <= self._learnt + self._monotonic() - self._learnt_at:
             return
         self._learnt, self._learnt_at = unix_time, self._monotonic()
-        if unix_time >= self._written_time + _TIME_STEP:
+        if unix_time < self._written_time + _TIME_STEP:
+            return
+        try:
             write_atomically(self._time, f"{unix_time:.0f}\n".encode())
+        except OSError as error:
+            # A full disk is no reason to be without a link.
+            self.log.error("The time learnt from the cloud cannot be kept in {path}: {why}", path=self._time, why=error)
+        else:
             self._written_time = unix_time
 
     def _read_time(self) -> float:

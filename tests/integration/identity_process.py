@@ -27,6 +27,7 @@ from kubebus.addresses import AddressPlan
 from kubebus.admin import AdminService
 from kubebus.backoff import Backoff
 from kubebus.ca import Authority
+from kubebus.caadmin import AuthoritiesResource
 from kubebus.credentials import Keyring
 from kubebus.enrol import Issuer, join_handler, renew_farewell, renew_handler
 from kubebus.identity import PeerIdentity
@@ -65,6 +66,7 @@ async def router(reactor: Any, config: dict[str, Any]) -> None:
         ["127.0.0.1"],
         (LINK, JOIN, RENEW),
         clock=time.time,
+        path=state / "ca.pem",
     )
     trust.startService()
     members = Members("default", registry, AddressPlan(trust.ula), time.time)
@@ -85,8 +87,12 @@ async def router(reactor: Any, config: dict[str, Any]) -> None:
     )
     listener.startService()
     routers = (HostPort("127.0.0.1", config["port"]),)
-    resources = {"tokens": TokensResource(members, lambda: routers, lambda: trust.ca_hash)}
-    AdminService(reactor, Path(config["socket"]), {**resources, "nodes": NodesResource(members)}).startService()
+    resources = {
+        "tokens": TokensResource(members, lambda: routers, lambda: trust.ca_hash),
+        "nodes": NodesResource(members),
+        "ca": AuthoritiesResource(trust, members),
+    }
+    AdminService(reactor, Path(config["socket"]), resources).startService()
     print("serving", flush=True)
     await ended
 

@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kubebus.adminclient import AdminClient
+from kubebus.adminclient import AdminClient, AdminError
 from kubebus.ca import key_hash
 from kubebus.credentials import Keyring
 from kubebus.joinstring import JoinString
@@ -123,6 +124,34 @@ class CrashTests(IdentityCase):
         last.wait_for("done", 30)
         self.assertEqual(last.text().count("renewed "), 3 * NODES)
         self.assertEqual(last.text().count("admitted "), 3 * NODES)
+
+    def test_the_router_is_killed_while_the_authority_is_replaced(self) -> None:
+        daemon, client = self.router()
+        joins = self.joins(client, 2)
+        self.edge(joins).wait_for("done", 30)
+        for _ in range(5):
+            rotation = Thread(target=self.try_to_rotate, args=(client,))
+            rotation.start()
+            time.sleep(self.random.uniform(0.0, 0.03))
+            daemon.kill9()
+            rotation.join()
+            daemon.start()
+            daemon.wait_for("serving", 30)
+        authorities = client.get("/v1/ca")["authorities"]
+        self.assertTrue(1 <= len(authorities) <= 6)
+        self.assertEqual([each["issues"] for each in authorities], [True] + [False] * (len(authorities) - 1))
+        # Whoever trusts only the first one still gets in, and learns of all.
+        last = self.edge(joins, "edge-last", renewals=1, dial=[self.ports[0]])
+        last.wait_for("done", 30)
+        self.assertEqual(last.text().count("admitted "), 2, f"seed {self.seed}: {last.text()}")
+        self.assertEqual(len(Keyring(self.edges / "edge-0").present.bundle), len(authorities))
+        self.check(client, joins)
+
+    def try_to_rotate(self, client: AdminClient) -> None:
+        try:
+            client.post("/v1/ca/rotate")
+        except AdminError:
+            pass
 
 
 class ManyNodesTests(IdentityCase):

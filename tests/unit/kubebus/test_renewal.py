@@ -363,6 +363,17 @@ class TimeTests(TestCase):
         keyring.learn_time(NOW + 3600)
         self.assertEqual(path.read_text(), f"{NOW + 3600:.0f}\n")
 
+    def test_disk_that_takes_nothing(self) -> None:
+        keyring = self.keyring()
+        shutil.rmtree(self.directory)
+        self.directory.write_text("in the way")
+        keyring.learn_time(NOW)
+        self.assertEqual(keyring.now(), NOW)
+        self.directory.unlink()
+        self.directory.mkdir()
+        keyring.learn_time(NOW + 1)
+        self.assertEqual(self.keyring().now(), NOW + 1)
+
     def test_damaged(self) -> None:
         for content in ("", "soon", "-5", "nan"):
             (self.directory / "time").write_text(content)
