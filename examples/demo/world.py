@@ -8,13 +8,13 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.internet import Internet, Site
 from tests.lab.kubernetes import Kubectl
+from tests.lab.lifetime import Closing
 from tests.lab.namespace import checked
 from tests.lab.state import Run
 from tests.lab.waiting import wait_until
@@ -119,7 +119,7 @@ class ContainerView:
     started: str
 
 
-class World:
+class World(Closing):
     """The whole of it. Engines run from the start; the cloud and the agents are started by the story."""
 
     def __init__(self, sites: int = 2) -> None:
@@ -238,14 +238,6 @@ class World:
             if edge.agent is not None:
                 edge.agent.close()
         self._kept.close()
-
-    def __enter__(self) -> World:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def memory_of(pid: int) -> tuple[float, float]:

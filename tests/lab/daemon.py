@@ -8,14 +8,14 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
+from tests.lab.lifetime import Starting
 from tests.lab.namespace import Namespace
 from tests.lab.state import Run
 from tests.lab.waiting import LabError, wait_until
 
 
-class Daemon:
+class Daemon(Starting):
     """A process that is made to stay. Made stopped; :meth:`start` and the ``with`` statement start it.
 
     :param name: for people and for the log's name; need not be unique.
@@ -175,12 +175,3 @@ class Daemon:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-
-    def __enter__(self) -> Daemon:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -9,13 +9,13 @@ import socket
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 
 import docker
 
 from tests.lab.daemon import Daemon
 from tests.lab.images import busybox_rootfs
 from tests.lab.janitor import container_processes, remove_cgroups, unmount_below
+from tests.lab.lifetime import Starting
 from tests.lab.namespace import Namespace
 from tests.lab.state import Run
 from tests.lab.waiting import wait_until
@@ -29,7 +29,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 """
 
 
-class Engine:
+class Engine(Starting):
     """dockerd with its own containerd, so that neither a system's containerd nor another engine is shared.
 
     Made stopped; :meth:`start` and the ``with`` statement start it.
@@ -197,15 +197,6 @@ class Engine:
         if self.path.exists():
             self._kill_all()
             shutil.rmtree(self.path)
-
-    def __enter__(self) -> Engine:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _listening(path: Path) -> bool:

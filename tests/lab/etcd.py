@@ -10,10 +10,10 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.lab.daemon import Daemon
+from tests.lab.lifetime import Starting
 from tests.lab.namespace import Namespace, checked
 from tests.lab.pki import Authority, KeyPair
 from tests.lab.state import Run
@@ -32,7 +32,7 @@ class Member:
         self.daemon: Daemon
 
 
-class Etcd:
+class Etcd(Starting):
     """A cluster. Made stopped; :meth:`start` and the ``with`` statement start it.
 
     :param members: how many.
@@ -212,15 +212,6 @@ class Etcd:
         for member in self.members:
             member.daemon.close(grace=0)
         shutil.rmtree(self.path, ignore_errors=True)
-
-    def __enter__(self) -> Etcd:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def free_ports(count: int) -> list[int]:

@@ -19,8 +19,8 @@ Nothing is reachable from outside at a site; the EIP VM has nothing open but wha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import TracebackType
 
+from tests.lab.lifetime import Closing
 from tests.lab.namespace import Namespace
 from tests.lab.state import Run
 
@@ -95,7 +95,7 @@ class Site:
         return self.nodes[0]
 
 
-class Internet:
+class Internet(Closing):
     """The whole of the picture above.
 
     :param sites: how many sites.
@@ -182,11 +182,3 @@ class Internet:
         """Delete all of it, with every process inside. May be repeated."""
         for namespace in reversed(self._namespaces):
             namespace.close()
-
-    def __enter__(self) -> Internet:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -12,12 +12,12 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from unittest import SkipTest
 
 from tests.lab.daemon import Daemon
 from tests.lab.etcd import Etcd, free_ports
+from tests.lab.lifetime import Starting
 from tests.lab.namespace import Namespace, checked
 from tests.lab.pki import Authority, KeyPair, signing_keys
 from tests.lab.state import Run
@@ -76,7 +76,7 @@ class Kubectl:
         return json.loads(self(*arguments, "-o", "json"))
 
 
-class KubeApiServer:
+class KubeApiServer(Starting):
     """kube-apiserver with RBAC, client certificates and service account keys; its etcd is its own unless given.
 
     Made stopped; :meth:`start` and the ``with`` statement start it.
@@ -191,15 +191,6 @@ class KubeApiServer:
         if self._own_etcd:
             self.etcd.close()
         shutil.rmtree(self.path, ignore_errors=True)
-
-    def __enter__(self) -> KubeApiServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def kube_apiserver_program() -> str:

@@ -7,9 +7,9 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tests.lab.janitor import NETNS, in_namespace
+from tests.lab.lifetime import Closing
 from tests.lab.state import Run
 from tests.lab.waiting import LabError
 
@@ -21,7 +21,7 @@ _SYSCTLS = {
 }
 
 
-class Namespace:
+class Namespace(Closing):
     """A network namespace with loopback up. It shares files and process IDs with the host.
 
     ``name`` is for people; ``full_name`` is what ``ip netns`` knows it by.
@@ -137,14 +137,6 @@ class Namespace:
                 started.kill()
             started.wait()
         checked(["ip", "netns", "delete", self.full_name])
-
-    def __enter__(self) -> Namespace:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def checked(
