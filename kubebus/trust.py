@@ -112,6 +112,8 @@ class RouterTrust(Service):
         self._clock = clock
         self._lifetime = lifetime
         self._path = path
+        # It is in the file already, but perhaps not in the registry.
+        self._successor: Authority | None = None
         self._subscription: Subscription | None = None
         self._timer: IDelayedCall | None = None
         self._issue()
@@ -150,12 +152,17 @@ class RouterTrust(Service):
             )
         if self._path is None:
             raise RuntimeError("this router does not know where its authority is kept")
-        if self.authority.hash in map(_hash, self.bundle):
+        if self._successor is None:
             now = self._clock()
             stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S")
-            self.authority = self.authority.successor(f"kubebus {self.identity.network} {stamp}", now)
-            self.authority.save(self._path)
-        self._trust((await network_record(self._registry, self.authority, self._path)).bundle)
+            made = self.authority.successor(f"kubebus {self.identity.network} {stamp}", now)
+            made.save(self._path)
+            self._successor = made
+        successor = self._successor
+        shared = await network_record(self._registry, successor, self._path)
+        # Only now does everybody trust what it issues.
+        self.authority, self._successor = successor, None
+        self._trust(shared.bundle)
         self._issue()
         self.tls.replace(self.issued, self.bundle)
         self.log.info("The network has a new certificate authority: {hash}", hash=self.authority.hash)
