@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from contextlib import ExitStack
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address
 from statistics import quantiles
 from typing import Any
 
@@ -52,8 +52,8 @@ class Fleet:
         self._store = store
         self._prefix = nodes_prefix(NETWORK).encode()
 
-    async def add(self, name: str) -> None:
-        edge = self.edges[name] = SimulatedEdge(self._store, NETWORK, name)
+    async def add(self, name: str, network: object) -> None:
+        edge = self.edges[name] = SimulatedEdge(self._store, NETWORK, name, str(network)[:-1])
         await edge.report_node()
 
     async def follow(self) -> None:
@@ -146,7 +146,7 @@ class Benchmark:
         await until(lambda: self.controller.ready, 30, "the controller is ready")
         await fleet.follow()
         for number, name in enumerate(self.names):
-            await fleet.add(name)
+            await fleet.add(name, _subnet(number).network_address)
             self.directory.set(_edge(name, number))
         took = await until(lambda: len(watcher.ready) == len(self.names), self.limit, "all Nodes Ready")
         say("all Nodes Ready", f"{took:.1f} s for {len(self.names)}")
@@ -188,8 +188,11 @@ class Benchmark:
 
 def _edge(name: str, number: int) -> EdgeNode:
     address = ip_address("10.250.0.2") + number
-    subnet = ip_network((int(ip_address("10.192.0.0")) + number * 256, 24))
-    return EdgeNode(name, (address,), (subnet,), True, reactor.seconds())
+    return EdgeNode(name, (address,), (_subnet(number),), True, reactor.seconds())
+
+
+def _subnet(number: int) -> IPv4Network:
+    return IPv4Network((int(ip_address("10.192.0.0")) + number * 256, 24))
 
 
 def _pod(name: str, node: str) -> Object:

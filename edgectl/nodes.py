@@ -50,6 +50,8 @@ _NODE_INFO = (
 )
 """The fields of NodeSystemInfo: all are strings, all are required to be present."""
 
+_MAX_INFO = 256
+
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 
 _GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
@@ -251,7 +253,10 @@ def _from_report(report: Mapping[str, Any] | None, old: Mapping[str, Any]) -> Ob
     fields = {name: _dict(status[name]) for name in _REPORTED if _dict(status.get(name))}
     if "nodeInfo" in fields:
         info = fields["nodeInfo"]
-        fields["nodeInfo"] = {**_dict(old.get("nodeInfo")), **{name: str(info.get(name, "")) for name in _NODE_INFO}}
+        fields["nodeInfo"] = {
+            **_dict(old.get("nodeInfo")),
+            **{name: str(info.get(name, ""))[:_MAX_INFO] for name in _NODE_INFO},
+        }
     if "capacity" in fields and "allocatable" not in fields:
         fields["allocatable"] = fields["capacity"]
     return fields

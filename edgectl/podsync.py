@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -24,6 +25,7 @@ from edgectl.translate import (
     strip_configmap,
     strip_pod,
     strip_secret,
+    with_own_addresses,
 )
 from metasync.interfaces import Store
 from metasync.keys import NodeKeys
@@ -74,6 +76,15 @@ class PodIndex:
 
 def node_name(pod: Mapping[str, Any]) -> str:
     return str((pod.get("spec") or {}).get("nodeName") or "")
+
+
+def _owns(edge: EdgeNode, text: str) -> bool:
+    """Whether an address is one of the node's own, or of its pods."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return address in edge.addresses or any(address in subnet for subnet in edge.pod_subnets)
 
 
 def _key(keys: NodeKeys, plural: str, item: Mapping[str, Any]) -> bytes:
@@ -195,6 +206,8 @@ class PodSync:
         reported = report.get("status")
         if not isinstance(reported, Mapping):
             return {}
+        edge = self._directory[node_name(pod)]
+        reported = with_own_addresses(reported, lambda text: _owns(edge, text))
         current = pod.get("status") or {}
         patch = merge_patch(current, pod_status(current, reported))
         metadata = pod["metadata"]

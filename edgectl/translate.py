@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edgectl.watch import Object
@@ -140,6 +140,17 @@ def pod_status(current: Mapping[str, Any], reported: Mapping[str, Any]) -> Objec
         status["phase"] = current["phase"]
     status["conditions"] = merge_conditions(_dicts(current.get("conditions")), _dicts(reported.get("conditions")))
     return status
+
+
+def with_own_addresses(reported: Mapping[str, Any], owns: Callable[[str], bool]) -> Object:
+    """A reported status without addresses that the node does not own: traffic to a Service follows these."""
+    status = dict(reported)
+    addresses = [entry for entry in _dicts(status.get("podIPs")) if owns(str(entry.get("ip")))]
+    if "podIPs" in status:
+        status["podIPs"] = addresses
+    if "podIP" in status and not owns(str(status["podIP"])):
+        status["podIP"] = str(addresses[0]["ip"]) if addresses else ""
+    return {name: value for name, value in status.items() if value not in ("", [])}
 
 
 def merge_conditions(

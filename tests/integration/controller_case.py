@@ -65,6 +65,7 @@ class ControllerCase(TestCase):
     timeout = 60
     tool: Kubectl
     cluster: ClusterConfig
+    controller: Any = None
 
     def prepare(self) -> None:
         self.store = MemoryStore(reactor)
@@ -78,8 +79,13 @@ class ControllerCase(TestCase):
         self.controller.startService()
 
     async def stop(self) -> None:
-        if self.controller.running:
+        if self.controller is not None and self.controller.running:
             await self.controller.stopService()
+
+    async def appears(self, *what: str) -> None:
+        """Until ``kubectl get`` finds it."""
+        while not await self.kubectl("get", *what, "-o", "name", "--ignore-not-found"):
+            await deferLater(reactor, 0.05)
 
     async def kubectl(self, *arguments: str) -> str:
         return await deferToThread(self.tool, *arguments)

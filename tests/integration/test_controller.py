@@ -66,12 +66,6 @@ class StoryTests(RealKubernetesCase, controller_case.Story):
         self.assertIn("certificate verify failed", str(raised.exception))
         await client.close()
 
-
-class EmbeddedStoryTests(EmbeddedCase, controller_case.Story):
-    """The same story."""
-
-
-class OutageTests(RealKubernetesCase):
     async def test_the_api_server_killed_and_its_etcd_compacted(self) -> None:
         self.start()
         simulated = await self.enrol()
@@ -86,3 +80,7 @@ class OutageTests(RealKubernetesCase):
         await self.kubectl("delete", "pod", self.name, f"{self.name}-2", "--timeout=20s")
         self.assertEqual([1, 1], list(simulated.started.values()))
         self.assertLessEqual(self.controller.lists, lists + 6)
+
+
+class EmbeddedStoryTests(EmbeddedCase, controller_case.Story):
+    """The same story."""

@@ -429,6 +429,21 @@ class StatusTests(ControlTestCase):
         self.settle()
         self.assertEqual("Pending", self.pod("p")["status"]["phase"])
 
+    def test_a_node_cannot_claim_an_address_that_is_not_its_own(self) -> None:
+        self.start()
+        status = running("10.192.2.7")
+        status["podIPs"].append({"ip": "10.192.1.8"})
+        self.report_pod("p", status)
+        self.settle()
+        self.assertEqual("10.192.1.8", self.pod("p")["status"]["podIP"])
+        self.assertEqual([{"ip": "10.192.1.8"}], self.pod("p")["status"]["podIPs"])
+        self.report_pod("p", {**running("10.250.0.3"), "podIPs": "no list"})
+        self.settle()
+        self.assertNotIn("podIP", self.pod("p")["status"])
+        self.report_pod("p", running("10.250.0.2"))
+        self.settle()
+        self.assertEqual("10.250.0.2", self.pod("p")["status"]["podIP"])
+
     def test_a_deletion_is_confirmed_only_once_the_containers_are_gone(self) -> None:
         self.start()
         self.report_pod("p")
