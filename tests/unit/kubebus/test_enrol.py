@@ -106,7 +106,7 @@ def host_port(port: IListeningPort) -> HostPort:
 class World(TestCase):
     """A router on the loopback interface, with all that enrolment needs."""
 
-    timeout = 10
+    timeout = 30
 
     def setUp(self) -> None:
         self.logs = Logs(self)
