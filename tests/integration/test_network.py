@@ -103,3 +103,20 @@ class NetworkTests(unittest.SynchronousTestCase):
         before = self.lab.edges[0].status()["foreign"]
         node.run(["ping", "-n", "-c", "1", "-W", "0.3", "-I", "192.168.1.11", "10.10.0.11"], check=False)
         self.assertGreater(self.lab.edges[0].status()["foreign"], before)
+
+
+class OverlapTests(unittest.SynchronousTestCase):
+    def test_a_lan_that_overlaps_an_advertised_subnet(self) -> None:
+        """The site's LAN is also a subnet of the cloud: that one route is refused, everything else works."""
+        lab = NetworkLab(sites=1, advertise=["10.10.0.0/24", "192.168.0.0/16", "198.51.100.0/24"])
+        self.addCleanup(lab.close)
+        lab.start()
+        status = lab.edges[0].status()
+        self.assertEqual(status["routes"], ["10.250.0.0/16", "10.192.0.0/12", "fd00:b::/48", "10.10.0.0/24"])
+        lan, router = status["refused"]
+        self.assertIn("192.168.0.0/16 is not reached through the tunnel: it overlaps 192.168.1.0/24", lan)
+        self.assertIn("(eth0)", lan)
+        self.assertIn("198.51.100.0/24 is not reached through the tunnel: it holds the router's own public", router)
+        node = lab.net.sites[0].node
+        for address in ("192.168.1.1", "198.51.100.1", lab.net.vm_address):
+            self.assertTrue(node.ping(address), address)
