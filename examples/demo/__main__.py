@@ -8,7 +8,8 @@ import sys
 import textwrap
 import time
 
-from examples.demo.story import STEPS, NotAsTold, Telling
+from examples.demo.story import STEPS
+from examples.demo.telling import NotAsTold, Telling
 from examples.demo.world import World
 from tests.lab.require import missing
 from tests.lab.waiting import LabError
@@ -40,7 +41,7 @@ def show(*, once: bool) -> int:
     print("Building an Internet, a cloud, and two sites behind NAT, each with a Docker engine …", flush=True)
     with World() as world:
         print(style.dim(f"  built in {time.monotonic() - began:.1f} s, files in {world.path}"))
-        good = tell(Telling(world), style)
+        good = tell(Telling(STEPS, world), style)
         print(f"\n{style.verdict(good)} after {time.monotonic() - began:.0f} s")
         if not once:
             stay(world, style, good=good)
@@ -51,7 +52,7 @@ def show(*, once: bool) -> int:
 def tell(telling: Telling, style: Style) -> bool:
     """Play all steps up to the first that fails; whether none did."""
     chapter = ""
-    for step in STEPS:
+    for step in telling.steps:
         if step.chapter != chapter:
             chapter = step.chapter
             print(f"\n{style.bold(chapter)}", flush=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from twisted.trial import unittest
 
-from examples.demo.story import STEPS, Step, Telling
+from examples.demo.story import STEPS
+from examples.demo.telling import Step, Telling
 from examples.demo.world import CHECKOUT, World
 from tests.lab.daemon import Daemon
 from tests.lab.janitor import NETNS
@@ -23,7 +24,7 @@ class StoryTests(SharedWorld, unittest.SynchronousTestCase):
 
     @classmethod
     def build_world(cls) -> None:
-        cls.telling = Telling(cls.keep(World()))
+        cls.telling = Telling(STEPS, cls.keep(World()))
 
 
 def _test_of(step: Step) -> Callable[[StoryTests], None]:
