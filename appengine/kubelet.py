@@ -211,7 +211,8 @@ class KubeletConnection(TwistedProtocol):
             if worker.pod is not None:
                 metadata.update(labels=dict(worker.pod.labels), annotations=dict(worker.pod.annotations))
                 spec = worker.pod.spec
-            items.append({"metadata": metadata, "spec": spec, "status": worker.status})
+            events = self.node.events.of(worker.ref)
+            items.append({"metadata": metadata, "spec": spec, "status": worker.status, "events": events})
         return {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}
 
     def _worker(self, namespace: str, name: str) -> Worker:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from appengine.environment import Facts, Objects
+from appengine.events import Events
 from appengine.images import Images
 from appengine.interfaces import NodeNetwork
 from appengine.podnet import ClusterDns
@@ -50,6 +51,7 @@ class Node:
     objects: Objects
     pod_network: PodNetwork
     dns: ClusterDns
+    events: Events
     place: NodeNetwork | None = None
     cpus: float = 1.0
     memory: int = 0

@@ -60,7 +60,8 @@ class _Runner:
             # The engine's trouble is not the container's.
             return
         except ProbeFailed as error:
-            why = str(error)
+            why = str(error) or "it failed"
+            self.prober.unhealthy(self.container, self.state.spec, why)
         if not self.stopped and self.state.result(not why):
             self.prober.settled(self.container, self.view, self.state, why)
 
@@ -70,11 +71,20 @@ class Prober:
 
     :param address: the pod's address, for HTTP, TCP and gRPC.
     :param changed: called when a result means something.
+    :param event: told of every failure: type, reason, message, container.
     """
 
     _log = Logger()
 
-    def __init__(self, node: Node, history: History, address: Callable[[], str], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        history: History,
+        address: Callable[[], str],
+        changed: Callable[[], None],
+        event: Callable[[str, str, str, str], None],
+    ) -> None:
+        self._event = event
         self.node = node
         self._history = history
         self._address = address
@@ -124,6 +134,10 @@ class Prober:
 
     def failed(self, container: Container, failure: Any) -> None:
         self._log.failure("probing container {name} failed", failure, name=container.name)
+
+    def unhealthy(self, container: Container, spec: ProbeSpec, why: str) -> None:
+        """One failure, which may come to nothing."""
+        self._event("Warning", "Unhealthy", f"{spec.kind.value.capitalize()} probe failed: {why}", container.name)
 
     def settled(self, container: Container, view: ContainerView, state: ProbeState, why: str) -> None:
         """Enough results in a row."""

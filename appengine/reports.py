@@ -51,6 +51,31 @@ class Reports:
                 continue
         return reports
 
+    async def load_events(self) -> dict[tuple[str, str], Any]:
+        """The Events that were reported before: (namespace, name) → v1 Event.
+
+        :raises StoreError: if the store cannot be read.
+        """
+        prefix = f"{self._keys.reported}events/".encode()
+        events: dict[tuple[str, str], Any] = {}
+        for kv in (await self._store.range(KeyRange.prefix(prefix))).kvs:
+            self._written[kv.key] = kv.value
+            namespace, _, name = kv.key[len(prefix) :].decode("utf-8", "replace").partition("/")
+            try:
+                events[namespace, name] = json.loads(kv.value)
+            except ValueError:
+                events[namespace, name] = None
+        return events
+
+    def event(self, namespace: str, name: str, event: Json | None) -> None:
+        """Report an Event, or (``None``) remove it."""
+        key = f"{self._keys.reported}events/{namespace}/{name}".encode()
+        if event is not None:
+            self._put(key, event)
+        elif key in self._written or key in self._pending:
+            self._pending[key] = None
+            self._flush()
+
     def pod(self, ref: PodRef, status: Json, gone: bool = False) -> None:
         """Report a pod."""
         metadata = {"name": ref.name, "namespace": ref.namespace, "uid": ref.uid}

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from appengine.admission import Capacity, refusal
 from appengine.desired import Desired, ObjectKey
+from appengine.events import Events
 from appengine.eviction import Pressures, Thresholds
 from appengine.firewall import Firewall, HostPort
 from appengine.housekeeping import Housekeeper
@@ -98,6 +99,7 @@ class Engine(Service):
 
             runtime = DockerEngine(reactor, docker_url, network, node)
         keys = NodeKeys(network, node)
+        reports = Reports(reactor, store, keys)
         machine = read_machine()
         self._reactor = reactor
         self._runtime = runtime
@@ -115,7 +117,8 @@ class Engine(Service):
             ),
             volumes=Volumes(self._state_dir),
             files=files or Threads(reactor, _FILE_THREADS, "files"),
-            reports=Reports(reactor, store, keys),
+            reports=reports,
+            events=Events(reports, reactor.seconds, node),
             objects=self._desired,
             pod_network=self._networks,
             dns=ClusterDns(tuple(cluster_dns), cluster_domain),
@@ -165,6 +168,7 @@ class Engine(Service):
         while True:
             try:
                 self._previous = await self.node.reports.load()
+                self.node.events.load(await self.node.reports.load_events())
                 break
             except StoreError as error:
                 self._log.error("the local store cannot be read; trying again: {error}", error=str(error))

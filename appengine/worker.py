@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from appengine import labels
 from appengine.environment import ConfigError, environment
+from appengine.events import NORMAL, WARNING
 from appengine.firewall import HostPort
 from appengine.hooks import run_hook
 from appengine.images import ImageWaiting
@@ -75,11 +76,12 @@ class Worker:
         self.admitted = bool(self.status)
         self._dirty = True
         self._stopped = False
-        self._cleared = False
+        self._cleared = self._told_killing = False
         self._stale_files = False
+        self._backing_off: dict[str, tuple[str, int]] = {}
         self._woken: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
-        self.prober = Prober(node, self.history, self._address, self.wake)
+        self.prober = Prober(node, self.history, self._address, self.wake, self.event)
         self.killer = Killer(node.reactor, node.runtime, self._runs, self._pre_stop)
 
     # -- what is told to the worker ---------------------------------------------------------------------------
@@ -102,6 +104,8 @@ class Worker:
 
     def refuse(self, reason: str, message: str, deletion_grace: int | None) -> None:
         """The pod is wanted, but cannot run here. What runs of it is stopped."""
+        if self.refusal != (reason, message):
+            self.event(WARNING, reason, message)
         self.refusal, self.wanted = (reason, message), True
         if deletion_grace is not None:
             self.terminate(deletion_grace)
@@ -162,6 +166,7 @@ class Worker:
         self._log.warn("pod {pod} is evicted: {why}", pod=str(self.ref), why=message)
         self.history.phase, self.history.reason, self.history.message = "Failed", "Evicted", message
         self.history.final_grace = 0
+        self.event(WARNING, "Evicted", message)
         self.wake()
 
     async def drop_superseded(self) -> None:
@@ -170,6 +175,10 @@ class Worker:
             newer = any(other.name == view.name and other.attempt > view.attempt for other in self.views.values())
             if newer and view.state is ContainerState.EXITED:
                 await self._remove(view)
+
+    def event(self, kind: str, reason: str, message: str, container: str = "") -> None:
+        """Something happened that people ask for with ``kubectl describe``."""
+        self.node.events.pod(self.ref, kind, reason, message, container)
 
     def try_again(self, files: bool = False) -> None:
         """What held the pod up may be over; with ``files``, its volumes may have changed."""
@@ -241,6 +250,7 @@ class Worker:
         assert self.pod is not None
         if not self.admitted and (why := self.node.admit(self.pod)) is not None:
             self.history.phase, self.history.reason, self.history.message = "Failed", *why
+            self.event(WARNING, *why)
         self.admitted = True
         await self._note_ends()
         self.prober.sync(self.pod, self.views.values())
@@ -258,7 +268,17 @@ class Worker:
             await self._do(self.pod, action)
         await self._note_ends()
         self.report()
+        self._tell_back_off()
         return self._when(next_steps, deadline)
+
+    def _tell_back_off(self) -> None:
+        for status in (*self.status.get("initContainerStatuses", ()), *self.status.get("containerStatuses", ())):
+            waiting = status["state"].get("waiting") or {}
+            if waiting.get("reason") == "CrashLoopBackOff":
+                message = str(waiting.get("message") or "")
+                if self._backing_off.get(status["name"]) != (message, status["restartCount"]):
+                    self._backing_off[status["name"]] = (message, status["restartCount"])
+                    self.event(WARNING, "BackOff", message, status["name"])
 
     def _when(self, next_steps: Plan, deadline: float | None) -> float | None:
         if any(not isinstance(action, KillContainer) for action in next_steps.actions):
@@ -306,6 +326,9 @@ class Worker:
         if isinstance(action, KillContainer):
             if not self.killer.busy(action.view.id):
                 grace = pod.grace if action.grace is None else action.grace
+                self.event(
+                    NORMAL, "Killing", f"Stopping container {action.view.name}: {action.reason}", action.view.name
+                )
                 self.killer.kill(action.view, grace, action.reason).addCallback(lambda _: self.wake())
         elif isinstance(action, RemoveContainer):
             await self._remove(action.view)
@@ -329,6 +352,8 @@ class Worker:
             for container in pod.every_container:
                 history.waiting[container.name] = ("ContainerCreating", str(error))
             self._log.info("pod {pod} cannot start yet: {error}", pod=str(self.ref), error=str(error))
+            reason = "FailedMount" if isinstance(error, ConfigError) else "FailedCreatePodSandBox"
+            self.event(WARNING, reason, str(error))
             return
         history.retry_at.pop("", None)
         history.waiting.clear()
@@ -388,6 +413,7 @@ class Worker:
         history.interrupted.discard(identity)
         await self._look(identity)
         self._log.info("started container {name} of pod {pod}", name=container.name, pod=str(self.ref))
+        self.event(NORMAL, "Started", f"Started container {container.name}", container.name)
         self._post_start(container, identity)
 
     async def _resume(self, pod: Pod, container: Container, view: ContainerView, sandbox: ContainerView) -> str:
@@ -411,7 +437,12 @@ class Worker:
         self.history.waiting[container.name] = (reason, message)
         # Without a time somebody wakes us; the far one is for safety.
         self.history.retry_at[container.name] = retry_at or self.node.now() + 300
-        if reason != "ContainerCreating":
+        if reason == "ContainerCreating":
+            self.event(NORMAL, "Pulling", message, container.name)
+        else:
+            self.event(
+                WARNING, "BackOff" if reason == "ImagePullBackOff" else "Failed", f"{reason}: {message}", container.name
+            )
             self._log.info(
                 "container {name} of pod {pod}: {reason}: {message}",
                 name=container.name,
@@ -428,6 +459,7 @@ class Worker:
 
         def failed(failure: object) -> None:
             self.history.unhealthy[identity] = f"postStart failed: {failure}"
+            self.event(WARNING, "FailedPostStartHook", str(failure), container.name)
             self.wake()
 
         host = self._address()
@@ -537,6 +569,9 @@ class Worker:
         """Stop and remove all there is of the pod; a time to look again if it would not stop."""
         self.prober.stop()
         self.report()
+        if not self._told_killing and any(v.running and v.kind is not Kind.PAUSE for v in self.views.values()):
+            self._told_killing = True
+            self.event(NORMAL, "Killing", "Stopping the pod")
         await self._kill_everything("the pod is to be stopped")
         await self._note_ends()
         if any(view.running and view.kind is not Kind.PAUSE for view in self.views.values()):

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.error import CannotListenError
 
 from appengine.tap.options import Options
@@ -29,10 +28,10 @@ from kubebus.tokens import Refused
 from kubebus.tun import open_tun
 from kubebus.tundevice import TunError
 from metasync.admin import meta_resource
-from metasync.client import SyncClientService
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
 from metasync.opening import open_store
+from metasync.service import EdgeMetadata
 from metasync.wire import SERVICE as SYNC_SERVICE
 
 _EXPECTED = (DamagedCredentials, Refused, LookupError, StoreError, TunError, HostNetworkError, OSError)
@@ -45,6 +44,7 @@ class DeviceNode(ComposedService):
         super().__init__(reactor, _EXPECTED)
         self._options = options
         self._state: Path = options["state-dir"]
+        self._has_dns_address = False
 
     async def compose(self) -> None:
         # Pods' volumes lie below it, and containers of any user read them.
@@ -57,12 +57,19 @@ class DeviceNode(ComposedService):
         link = self._link(keyring)
         self.add(link)
         self.add(Renewer(self.reactor, keyring, link.router_endpoint))
-        to_cloud = PatientEndpoint(link, SYNC_SERVICE)
-        sync = SyncClientService(self.reactor, to_cloud, store, identity.network, identity.name)
-        self.add(sync)
+        metadata = EdgeMetadata(
+            self.reactor,
+            store,
+            PatientEndpoint(link, SYNC_SERVICE),
+            identity.network,
+            identity.name,
+            self._state,
+            self._data_addresses(),
+        )
+        self.add(metadata)
         resources = {
             "status": status_resource(lambda: {**as_json(link.status()), "certificate": keyring.status()}),
-            "meta": meta_resource(store, sync.status),
+            "meta": meta_resource(store, metadata.sync.status, metadata.tokens.issue),
         }
         if not self._options["no-pods"]:
             resources |= self._engine(store, link)
@@ -111,6 +118,8 @@ class DeviceNode(ComposedService):
             self._state / "pods",
             cluster_dns=self._cluster_dns(store, link, source),
             cluster_domain=self._options["cluster-domain"],
+            image_dir=self._options["image-dir"],
+            manifest_dir=self._options["manifest-dir"],
         )
         self.add(engine)
         link.serve(KUBELET_SERVICE, engine.kubelet_factory())
@@ -133,18 +142,29 @@ class DeviceNode(ComposedService):
         self.add(ServiceProxy(self.reactor, store, keys, source, rules.run, server.tell, reflect, domain))
         if chosen:
             return list(map(str, chosen))
-        self._start_name_server(server)
-        return [str(self._options["dns-address"])]
-
-    def _start_name_server(self, server: Service) -> None:
-        address, host = self._options["dns-address"], LinuxHostNetwork()
         try:
-            host.add_address("lo", address)
-            self.at_stop(lambda: host.remove_address("lo", address))
+            self._at_dns_address()
             self.add(server)
         except (HostNetworkError, CannotListenError) as error:
             self.log.error(
                 "Pods cannot look up names of Services at {address}: {error}. Choose another --dns-address",
-                address=str(address),
+                address=str(self._options["dns-address"]),
                 error=str(error),
             )
+        return [str(self._options["dns-address"])]
+
+    def _data_addresses(self) -> list[tuple[str, int]]:
+        """Where pods reach application data over TCP, if they shall."""
+        if self._options["data-port"] is None:
+            return []
+        self._at_dns_address()
+        return [(str(self._options["dns-address"]), self._options["data-port"])]
+
+    def _at_dns_address(self) -> None:
+        """Have the address at which this node serves its pods, until it stops."""
+        if self._has_dns_address:
+            return
+        self._has_dns_address = True
+        address, host = self._options["dns-address"], LinuxHostNetwork()
+        host.add_address("lo", address)
+        self.at_stop(lambda: host.remove_address("lo", address))

@@ -53,6 +53,19 @@ class Options(SettingsOptions):
             allowed="unix:///PATH or tcp://HOST:PORT",
             default="unix:///var/run/docker.sock",
         ),
+        Setting(
+            "image-dir",
+            "archives of images (docker save) to use where no registry is in reach [default: STATE-DIR/pods/images]",
+            Path,
+            "DIRECTORY",
+        ),
+        Setting("manifest-dir", "manifests of static pods [default: STATE-DIR/pods/manifests]", Path, "DIRECTORY"),
+        Setting(
+            "data-port",
+            "a TCP port at --dns-address by which pods reach the metadata's application data [default: none]",
+            config.port,
+            "PORT",
+        ),
         Setting("no-pods", "run no pods: network and metadata only", flag=True),
         Setting(
             "dns-address",

@@ -187,6 +187,15 @@ def _describe(args: argparse.Namespace, client: AdminClient, out: Output) -> Non
     for condition in status.get("conditions") or ():
         why = f" ({condition['reason']}: {condition.get('message', '')})" if condition.get("reason") else ""
         out.line(f"  {condition['type']}: {condition['status']} since {condition['lastTransitionTime']}{why}")
+    _events(pod, out)
+
+
+def _events(pod: dict[str, Any], out: Output) -> None:
+    if pod.get("events"):
+        out.line("Events:")
+    for event in pod.get("events") or ():
+        count = f" ({event['count']} times)" if event["count"] > 1 else ""
+        out.line(f"  {event['lastTimestamp']} {event['type']} {event['reason']}: {event['message']}{count}")
 
 
 def _told(state: dict[str, Any] | None) -> str:
