@@ -55,9 +55,13 @@ class Process(Daemon):
 
 
 class NetworkLab:
-    """Two sites, one edge each (``edge1``, ``edge2``), with a pod behind each edge."""
+    """Two sites, one edge each (``edge1``, ``edge2``), with a pod behind each edge.
 
-    def __init__(self, sites: int = 2, **router_config: Any) -> None:
+    :param outer_ipv6: whether the edges dial the router's IPv6 address.
+    """
+
+    def __init__(self, sites: int = 2, *, outer_ipv6: bool = False, **router_config: Any) -> None:
+        self.outer_ipv6 = outer_ipv6
         self.net = Internet(sites=sites)
         self.daemons: list[Daemon] = []
         try:
@@ -71,7 +75,7 @@ class NetworkLab:
         self.authority = Authority.create("test", time.time())
         self.authority.save(self.folder / "ca.pem")
         self.names = [f"edge{number}" for number in range(1, sites + 1)]
-        self.routers = [f"{self.net.eip_address}:{PORT}"]
+        self.routers = [f"[{self.net.eip_address6}]:{PORT}" if self.outer_ipv6 else f"{self.net.eip_address}:{PORT}"]
         config = {
             "role": "router",
             "nodes": {name: number for number, name in enumerate(self.names, 2)},

@@ -105,6 +105,16 @@ class NetworkTests(unittest.SynchronousTestCase):
         self.assertGreater(self.lab.edges[0].status()["foreign"], before)
 
 
+class OuterIPv6Tests(unittest.SynchronousTestCase):
+    def test_the_link_itself_over_ipv6(self) -> None:
+        lab = NetworkLab(sites=1, outer_ipv6=True)
+        self.addCleanup(lab.close)
+        lab.start()
+        self.assertEqual(lab.edges[0].status()["link"]["address"], f"[{lab.net.eip_address6}]:443")
+        for address in (lab.net.vm_address, lab.net.vm_address6):
+            self.assertTrue(lab.pods[0].ping(address), address)
+
+
 class OverlapTests(unittest.SynchronousTestCase):
     def test_a_lan_that_overlaps_an_advertised_subnet(self) -> None:
         """The site's LAN is also a subnet of the cloud: that one route is refused, everything else works."""
