@@ -18,7 +18,7 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import deferLater
 
 from edgectl.apiserver import errors
-from edgectl.apiserver.meta import seconds_of, timestamp
+from edgectl.apiserver.meta import timestamp
 from edgectl.apiserver.nodeproxy import SERVICE, Kubelets, request_head
 from edgectl.apiserver.resources import NODE, POD, Resource
 from edgectl.apiserver.selectors import predicate
@@ -29,8 +29,8 @@ Obj = dict[str, Any]
 WINDOW = 1.0
 """Seconds between the two measurements of a node."""
 
-NODE_SECONDS = 5.0
-"""Within which a node must answer one question."""
+NODE_SECONDS = 30.0
+"""Within which a node must answer one question; an engine may take a second for each container."""
 
 AT_ONCE = 32
 """Nodes that are asked at a time."""
@@ -91,17 +91,17 @@ class Usage:
         return {"cpu": f"{self.cpu}n", "memory": f"{self.memory // 1024}Ki"}
 
 
-def usage_between(before: Any, after: Any) -> Usage | None:
-    """What was used between two readings of one thing, or ``None`` if they tell nothing."""
+def usage_between(before: Any, after: Any, elapsed: float) -> Usage | None:
+    """What was used between two readings ``elapsed`` seconds apart, or ``None`` if they tell nothing.
+
+    The times in the readings are of whole seconds: too coarse to divide by.
+    """
     try:
         counted = after["cpu"]["usageCoreNanoSeconds"] - before["cpu"]["usageCoreNanoSeconds"]
-        first, last = seconds_of(before["cpu"]["time"]), seconds_of(after["cpu"]["time"])
         memory = int(after["memory"]["workingSetBytes"])
     except (KeyError, TypeError, ValueError):
         return None
-    if first is None or last is None or last <= first or counted < 0:
-        return None
-    return Usage(int(counted / (last - first)), memory)
+    return Usage(int(counted / elapsed), memory) if counted >= 0 and elapsed > 0 else None
 
 
 Containers = dict[str, Usage]
@@ -128,15 +128,15 @@ def _dicts(value: Any) -> Iterable[Obj]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def compare(before: Obj, after: Obj) -> NodeUsage:
-    """What two summaries of one node tell of the time between them."""
+def compare(before: Obj, after: Obj, elapsed: float) -> NodeUsage:
+    """What two summaries of one node tell of the seconds between them."""
     earlier = _containers(before)
     pods: dict[str, Containers] = {}
     for (uid, name), container in _containers(after).items():
-        usage = usage_between(earlier.get((uid, name)), container)
+        usage = usage_between(earlier.get((uid, name)), container, elapsed)
         if usage is not None:
             pods.setdefault(uid, {})[name] = usage
-    return NodeUsage(usage_between(before.get("node"), after.get("node")), pods)
+    return NodeUsage(usage_between(before.get("node"), after.get("node"), elapsed), pods)
 
 
 class Metrics:
@@ -177,12 +177,14 @@ class Metrics:
         return {node: usage for node, usage in zip(nodes, answers, strict=True) if usage is not None}
 
     async def _usage(self, node: str) -> NodeUsage | None:
+        first = self._reactor.seconds()
         before = await self._summary(node)
         if before is None:
             return None
         await deferLater(self._reactor, WINDOW)
+        second = self._reactor.seconds()
         after = await self._summary(node)
-        return compare(before, after) if after is not None else None
+        return compare(before, after, second - first) if after is not None else None
 
     async def _summary(self, node: str) -> Obj | None:
         if self._kubelets is None:
