@@ -17,7 +17,7 @@ from kubebus.linkerrors import (
     TransportLost,
     UnsupportedVersion,
 )
-from kubebus.session import ConfigChanged, Effect, Ended, Greeted, LinkSession, Send, Side, Up
+from kubebus.session import ConfigChanged, Effect, Ended, Greeted, LinkSession, Send, Side, Timing, Up
 from tests.unit.kubebus.test_control import CONFIG
 
 
@@ -116,6 +116,19 @@ class UpTests(SynchronousTestCase):
         self.session.received(22.9)
         self.assertEqual(others(self.session.tick(23.0)), [])
         self.assertEqual(self.session.deadline(), 52.9)
+
+    def test_other_times(self) -> None:
+        self.assertEqual(Timing.every(), Timing())
+        session = LinkSession(Side.EDGE, 0.0, timing=Timing.every(10.0, 1.0))
+        session.control_received(encode(Hello((1,), "", 1, CONFIG)), 0.0)
+        session.received(0.0)
+        self.assertEqual(session.deadline(), 10.0)
+        session.tick(10.0)
+        self.assertEqual(session.deadline(), 25.0)
+        session.received(11.0)
+        session.sent_data(12.0)
+        session.tick(13.0)
+        self.assertEqual(session.deadline(), 14.6)
 
     def test_a_slow_path_is_not_dead(self) -> None:
         """The probe waits behind data that the peer's kernel takes bit by bit."""
