@@ -121,13 +121,11 @@ class EdgeController(Service):
             self._mirrored,
         )
         self._event_sync = EventSync(reactor, client, self._edges, self._index, self._mirrored)
-        self._event_work: Workers[EventKey] = Workers(
-            reactor, "event", self._event_sync.send, self._random, EVENT_CONCURRENCY
-        )
+        self._event_work: Workers[EventKey] = Workers(reactor, "event", self._event, self._random, EVENT_CONCURRENCY)
         self._node_work = self._workers("node", self._node)
         self._lease_work = self._workers("lease of node", self._renew)
         self._token_work = self._workers("tokens of pod", self._tokens)
-        self._pod_work = self._workers("status of pod", self._pod_sync.report)
+        self._pod_work = self._workers("status of pod", self._report)
         self._ready = False
 
     @property
@@ -304,6 +302,14 @@ class EdgeController(Service):
 
     async def _push(self, name: str) -> None:
         await self._pod_sync.push(name)
+
+    async def _report(self, key: str) -> None:
+        if wait := await self._pod_sync.report(key):
+            self._pod_work.add_after(key, wait)
+
+    async def _event(self, key: EventKey) -> None:
+        if wait := await self._event_sync.send(key):
+            self._event_work.add_after(key, wait)
 
     async def _tokens(self, key: str) -> None:
         """Renew what is due, and come again for the next."""

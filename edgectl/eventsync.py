@@ -13,6 +13,7 @@ from edgectl.errors import StatusError
 from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import EVENTS, KubernetesClient, Object
 from edgectl.mirror import Mirror
+from edgectl.pace import EVENT_BURST, EVENT_RATE, Pace
 from edgectl.podsync import PodIndex, node_name
 from edgectl.translate import merge_patch
 
@@ -47,19 +48,24 @@ class EventSync:
         self._index = index
         self._mirror = mirror
         self._sent: dict[EventKey, Object] = {}
+        self._pace = Pace(EVENT_RATE, EVENT_BURST)
 
-    async def send(self, key: EventKey) -> None:
+    async def send(self, key: EventKey) -> float:
+        """0.0, or the seconds after which to try again, since the node has told too much of late."""
         node, namespace, name = key
         mirrored = self._mirror().nodes.get(node)
         report = mirrored.events.get((namespace, name)) if mirrored is not None else None
         if report is None or node not in self._directory:
             self._sent.pop(key, None)
-            return
+            return 0.0
         event = self._checked(node, namespace, name, report)
         if event is None or self._sent.get(key) == event:
-            return
+            return 0.0
+        if wait := self._pace.take(node, self._reactor.seconds()):
+            return wait
         await self._put(namespace, name, event)
         self._sent[key] = event
+        return 0.0
 
     async def _put(self, namespace: str, name: str, event: Object) -> None:
         try:

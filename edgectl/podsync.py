@@ -15,6 +15,7 @@ from edgectl.idlepatches import IdlePatches
 from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import PODS, KubernetesClient, Object
 from edgectl.mirror import Mirror
+from edgectl.pace import STATUS_BURST, STATUS_RATE, Pace
 from edgectl.tokens import with_secrets
 from edgectl.translate import (
     Reference,
@@ -136,6 +137,7 @@ class PodSync:
         self._mirror = mirror
         self._guards = guards
         self._idle = IdlePatches()
+        self._pace = Pace(STATUS_RATE, STATUS_BURST)
 
     async def push(self, node: str) -> None:
         """Write what the node is to run, where that has changed."""
@@ -170,20 +172,26 @@ class PodSync:
 
     async def forget(self, node: str) -> None:
         """Remove everything of a node that is gone for good from the store."""
+        self._pace.forget(node)
         await purge(self._store, NodeKeys(self._network, node))
 
-    async def report(self, key: str) -> None:
-        """Bring the status of the pod ``namespace/name`` in line with what its node reports of it."""
+    async def report(self, key: str) -> float:
+        """Bring the status of the pod ``namespace/name`` in line with what its node reports of it.
+
+        :return: 0.0, or the seconds after which to try again, since the node has written too much of late.
+        """
         pod = self._index.pods.get(key)
         if pod is None:
-            return
+            return 0.0
         report = self._report(pod)
         if report is None:
-            return
+            return 0.0
         metadata = pod["metadata"]
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
         try:
             if patch := self._patch(pod, report):
+                if wait := self._pace.take(node_name(pod), self._reactor.seconds()):
+                    return wait
                 after = await self._client.patch(PODS, namespace, name, patch, subresource="status")
                 self._idle.sent(uid, patch, pod, after)
             if report.get("gone") is True and metadata.get("deletionTimestamp"):
@@ -193,6 +201,7 @@ class PodSync:
         except StatusError as error:
             if not error.not_found:
                 raise
+        return 0.0
 
     def _report(self, pod: Mapping[str, Any]) -> Object | None:
         """The report on this very pod (its UID) from the node it is bound to, and no other."""

@@ -444,6 +444,16 @@ class StatusTests(ControlTestCase):
         self.settle()
         self.assertEqual("10.250.0.2", self.pod("p")["status"]["podIP"])
 
+    def test_a_pod_that_flaps_costs_the_api_server_little_and_shows_its_last_state(self) -> None:
+        self.start()
+        self.writes()
+        for number in range(200):
+            self.report_pod("p", {**running(), "message": str(number)})
+            self.settle(0.02)
+        self.assertLess(len(self.writes()), 160)
+        self.settle(30)
+        self.assertEqual("199", self.pod("p")["status"]["message"])
+
     def test_a_deletion_is_confirmed_only_once_the_containers_are_gone(self) -> None:
         self.start()
         self.report_pod("p")

@@ -61,6 +61,17 @@ class EventTests(ControlTestCase):
         self.report("p.4", lastTimestamp="2020-01-01T00:00:00Z")
         self.assertEqual({}, self.events())
 
+    def test_a_node_that_floods_is_slowed_down_and_loses_nothing(self) -> None:
+        now = rfc3339(self.clock.seconds())
+        about = {"kind": "Pod", "namespace": "default", "name": "p", "uid": "u1"}
+        for number in range(40):
+            key = f"{NodeKeys('default', 'edge1').reported}events/default/p.{number}".encode()
+            self.put(key, {"involvedObject": about, "reason": "R", "lastTimestamp": now})
+        self.settle()
+        self.assertIn(len(self.events()), (25, 26))
+        self.settle(200)
+        self.assertEqual(40, len(self.events()))
+
     def test_too_long_a_message_is_cut(self) -> None:
         self.report(message="x" * 5000)
         self.assertEqual(1024, len(self.events()["default/p.1"]["message"]))
