@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.application.service import Service
+from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -41,7 +41,7 @@ class ComposedService(Service):
         """Start everything, in order."""
         raise NotImplementedError
 
-    def add(self, part: Service) -> None:
+    def add(self, part: IService) -> None:
         """Start a part now, and stop it with the daemon."""
         # First kept, then started: what has half started is stopped too.
         self._cleanups.append(part.stopService)

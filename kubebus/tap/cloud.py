@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,11 +11,7 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 
-from edgectl.controller import ControllerOptions, EdgeController
 from edgectl.errors import ConfigError
-from edgectl.kubeconfig import ClusterConfig, in_cluster, load_kubeconfig
-from edgectl.kubernetes import KubernetesClient
-from edgectl.nodes import NodeOptions
 from kubebus import __version__
 from kubebus.addresses import AddressPlan, InvalidPlan
 from kubebus.admin import AdminService, status_resource
@@ -39,6 +34,7 @@ from kubebus.router import RouterOptions, RouterService, farewell
 from kubebus.sharedlinks import SharedLinks
 from kubebus.status import as_json
 from kubebus.tap.directory import RouterDirectory
+from kubebus.tap.kubernetes import Kubernetes
 from kubebus.tap.options import Options
 from kubebus.tap.registry import StoreRegistry
 from kubebus.tlsconfig import JOIN, LINK, RENEW
@@ -46,6 +42,7 @@ from kubebus.trust import ForeignAuthority, RouterTrust, network_record
 from kubebus.tun import open_tun
 from kubebus.tundevice import TunError
 from metasync.admin import meta_resource
+from metasync.compaction import Compactable, CompactionService
 from metasync.interfaces import Store, StoreError
 from metasync.opening import open_store
 from metasync.server import SyncServerFactory
@@ -93,6 +90,9 @@ class CloudNode(ComposedService):
     def _open_store(self) -> Store:
         store = open_store(self.reactor, self._options["store"])
         self.at_stop(store.close)
+        if isinstance(store, Compactable):
+            # Whoever lags behind what is forgotten is brought up to date by digests.
+            self.add(CompactionService(self.reactor, store, lambda: None))
         return store
 
     async def _trust(self, registry: Registry) -> RouterTrust:
@@ -175,58 +175,17 @@ class CloudNode(ComposedService):
         return kind(self.reactor, port, interface=address)
 
     async def _kubernetes(self, store: Store, router: RouterService) -> None:
-        options = self._options
-        if options["standalone"]:
-            cluster = await self._control_plane(store, router)
-        elif options["kubeconfig"] is not None:
-            cluster = load_kubeconfig(options["kubeconfig"])
-        elif options["in-cluster"]:
-            cluster = in_cluster(os.environ)
-        else:
-            self.log.info("No Kubernetes: neither --standalone nor --kubeconfig nor --in-cluster was given")
-            return
-        nodes = NodeOptions(set_pod_cidr=options["set-pod-cidr"])
-        self.add(
-            EdgeController(
-                self.reactor,
-                KubernetesClient(self.reactor, cluster),
-                store,
-                options["network"],
-                RouterDirectory(router),
-                ControllerOptions(options["namespace"], nodes, options["keep-revoked"]),
-            )
-        )
-
-    async def _control_plane(self, store: Store, router: RouterService) -> ClusterConfig:
-        """Start the embedded Kubernetes API; how to reach it from within."""
-        from edgectl.apiserver.identity import MASTERS
-        from edgectl.apiserver.kubeconfig import write_kubeconfig
-        from edgectl.apiserver.pki import ApiPki, issue
-        from edgectl.apiserver.service import EmbeddedControlPlane, ServingTLS
-
-        address, port = self._options["api-address"], self._options["api-port"]
-        local = "127.0.0.1" if ip_address(address).is_unspecified else address
-        public = self._public[0].host if local != address else address
-        hosts = dict.fromkeys((local, "localhost", public, *map(str, router.network.router_addresses)))
-        pki = ApiPki.load_or_create(self._state / "kubernetes-pki", list(hosts))
-        tls = ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate)
-        plane = EmbeddedControlPlane(
-            self.reactor,
+        addresses = router.network.router_addresses
+        kubernetes = Kubernetes(
+            self,
+            self._options,
             store,
-            self._options["network"],
-            self._endpoint(address, port),
-            tls,
-            kubelets=RouterDirectory(router),
+            RouterDirectory(router),
+            self._public[0].host,
+            list(map(str, addresses)),
+            [] if router.network.plan is None else router.network.plan.node_pools,
         )
-        self.at_stop(plane.stopService)
-        await plane.begin()
-        path = self._options["kubeconfig-out"]
-        write_kubeconfig(path, f"https://{HostPort(public, port)}", pki.ca.certificate, client=pki.admin)
-        self.log.info("The embedded Kubernetes API is up: kubectl --kubeconfig {path}", path=str(path))
-        controller = issue(pki.ca, "kubebus-edge-controller", groups=[MASTERS])
-        return ClusterConfig(
-            f"https://{HostPort(local, port)}", pki.ca.certificate, controller.certificate, controller.key
-        )
+        await kubernetes.start(self._endpoint)
 
     def _administer(
         self, trust: RouterTrust, members: Members, router: RouterService, store: Store, sync: SyncServerFactory

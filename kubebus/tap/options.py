@@ -17,6 +17,25 @@ from kubebus.identity import InvalidIdentity, check_name
 STATE_DIR = Path("/var/lib/kubebus")
 
 
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+def label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError("a label has a key and a value")
+    return key, value
+
+
+def taint(text: str) -> dict[str, str]:
+    """As ``kubectl taint`` writes it."""
+    pair, _, effect = text.rpartition(":")
+    key, _, value = pair.partition("=")
+    if not key or effect not in _EFFECTS:
+        raise ValueError(f"the effect is one of {', '.join(_EFFECTS)}")
+    return {"key": key, "effect": effect, **({"value": value} if value else {})}
+
+
 class Options(SettingsOptions):
     """What the cloud side can be told."""
 
@@ -73,6 +92,20 @@ class Options(SettingsOptions):
             allowed="NAME",
             default=(),
             repeat=True,
+        ),
+        Setting("node-label", "a label of every Node", label, "KEY=VALUE", (), repeat=True),
+        Setting("node-taint", "a taint that Nodes are registered with", taint, "KEY[=VALUE]:EFFECT", (), repeat=True),
+        Setting(
+            "kubelet-client-ca",
+            "PEM of the authority behind the API server's client certificate for kubelets; without it, only bearer "
+            "tokens are taken for logs and exec",
+            Path,
+            "FILE",
+        ),
+        Setting(
+            "leader-namespace",
+            "the namespace of the Lease by which several routers agree on a controller [default: there is one router]",
+            allowed="NAME",
         ),
         Setting("keep-revoked", "keep the Kubernetes Node of a revoked edge node", flag=True),
         Setting("set-pod-cidr", "set spec.podCIDR of Nodes: only where the cluster allocates none itself", flag=True),

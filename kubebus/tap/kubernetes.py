@@ -1,0 +1,115 @@
+"""The Kubernetes that the cloud side serves: a real cluster, or the embedded control plane."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from edgectl.controller import ControllerOptions
+from edgectl.interfaces import NodeDirectory
+from edgectl.kubeconfig import ClusterConfig, in_cluster, load_kubeconfig
+from edgectl.kubelet_redirect import KUBELET_PORT
+from edgectl.nodes import NodeOptions
+from edgectl.service import ClusterOptions, KubeletOptions, LeaderOptions, cluster_service
+from kubebus.composed import CannotStart, ComposedService
+from kubebus.joinstring import HostPort
+from metasync.interfaces import Store
+
+Listen = Callable[[str, int], IStreamServerEndpoint]
+"""Makes the endpoint for a local address and port."""
+
+
+class Kubernetes:
+    """Starts, on ``daemon``, what stands for the nodes of ``directory``.
+
+    :param public: the name or address under which clients reach this machine.
+    :param addresses: further ones of this machine.
+    :param subnets: the nodes' own addresses.
+    """
+
+    def __init__(
+        self,
+        daemon: ComposedService,
+        options: Mapping[str, Any],
+        store: Store,
+        directory: NodeDirectory,
+        public: str,
+        addresses: Sequence[str],
+        subnets: Sequence[IPv4Network | IPv6Network],
+    ) -> None:
+        self._daemon, self._options, self._store, self._directory = daemon, options, store, directory
+        self._public, self._addresses, self._subnets = public, addresses, subnets
+        self._state: Path = options["state-dir"]
+
+    async def start(self, listen: Listen) -> None:
+        """Start the one that is chosen, if any."""
+        options = self._options
+        if options["standalone"]:
+            # The embedded API proxies logs and exec to nodes itself.
+            self._add(await self._control_plane(listen), ClusterOptions(self._controller()))
+        elif options["kubeconfig"] is not None:
+            self._add(load_kubeconfig(options["kubeconfig"]), self._real())
+        elif options["in-cluster"]:
+            self._add(in_cluster(os.environ), self._real())
+        else:
+            self._daemon.log.info("No Kubernetes: neither --standalone nor --kubeconfig nor --in-cluster was given")
+
+    def _add(self, cluster: ClusterConfig, options: ClusterOptions) -> None:
+        service: IService = cluster_service(
+            self._daemon.reactor, cluster, self._store, self._options["network"], self._directory, options
+        )
+        self._daemon.add(service)
+
+    def _controller(self, kubelet_port: int | None = None) -> ControllerOptions:
+        options = self._options
+        nodes = NodeOptions(dict(options["node-label"]), options["node-taint"], options["set-pod-cidr"], kubelet_port)
+        return ControllerOptions(options["namespace"], nodes, options["keep-revoked"])
+
+    def _real(self) -> ClusterOptions:
+        options = self._options
+        namespace = options["leader-namespace"]
+        leader = LeaderOptions(options["router-name"], namespace) if namespace else None
+        client_ca = None if options["kubelet-client-ca"] is None else _read(options["kubelet-client-ca"])
+        kubelet = KubeletOptions(self._state, self._subnets, client_ca)
+        return ClusterOptions(self._controller(KUBELET_PORT), kubelet, leader)
+
+    async def _control_plane(self, listen: Listen) -> ClusterConfig:
+        """Start the embedded Kubernetes API; how to reach it from within."""
+        # Who has a real cluster does not pay for it.
+        from edgectl.apiserver.identity import MASTERS
+        from edgectl.apiserver.kubeconfig import write_kubeconfig
+        from edgectl.apiserver.pki import ApiPki, issue
+        from edgectl.apiserver.service import EmbeddedControlPlane, ServingTLS
+
+        daemon, options = self._daemon, self._options
+        address, port = str(options["api-address"]), options["api-port"]
+        local = "127.0.0.1" if ip_address(address).is_unspecified else address
+        public = self._public if local != address else address
+        pki = ApiPki.load_or_create(
+            self._state / "kubernetes-pki", list(dict.fromkeys((local, "localhost", public, *self._addresses)))
+        )
+        tls = ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate)
+        plane = EmbeddedControlPlane(
+            daemon.reactor, self._store, options["network"], listen(address, port), tls, kubelets=self._directory
+        )
+        daemon.at_stop(plane.stopService)
+        await plane.begin()
+        path = options["kubeconfig-out"]
+        write_kubeconfig(path, f"https://{HostPort(public, port)}", pki.ca.certificate, client=pki.admin)
+        daemon.log.info("The embedded Kubernetes API is up: kubectl --kubeconfig {path}", path=str(path))
+        controller = issue(pki.ca, "kubebus-edge-controller", groups=[MASTERS])
+        server = f"https://{HostPort(local, port)}"
+        return ClusterConfig(server, pki.ca.certificate, controller.certificate, controller.key)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CannotStart(f"--kubelet-client-ca {path}: {error.strerror}") from error
