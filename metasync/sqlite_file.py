@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
+from zlib import crc32
 
 from metasync.interfaces import Compacted, FutureRevision, StoreError
 from metasync.model import Compare, Event, EventType, KeyRange, KeyValue, Op, RangeResult
@@ -28,7 +29,7 @@ PRAGMA user_version = {FORMAT};
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE history (
     id INTEGER PRIMARY KEY, rev INTEGER NOT NULL, key BLOB NOT NULL, created INTEGER NOT NULL,
-    version INTEGER NOT NULL, lease INTEGER NOT NULL, value BLOB NOT NULL
+    version INTEGER NOT NULL, lease INTEGER NOT NULL, value BLOB NOT NULL, sum INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX history_key ON history (key, rev);
 CREATE INDEX history_rev ON history (rev);
@@ -81,9 +82,15 @@ class _Rows:
 
     def _append(self, kv: KeyValue) -> int | None:
         return self._db.execute(
-            "INSERT INTO history (rev, key, created, version, lease, value) VALUES (?, ?, ?, ?, ?, ?)",
-            (kv.mod_revision, kv.key, kv.create_revision, kv.version, kv.lease, kv.value),
+            "INSERT INTO history (rev, key, created, version, lease, value, sum) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (kv.mod_revision, kv.key, kv.create_revision, kv.version, kv.lease, kv.value, checksum(kv)),
         ).lastrowid
+
+
+def checksum(kv: KeyValue) -> int:
+    """Of everything in a row: SQLite checks its pages' structure, but not what they hold."""
+    numbers = b"%d %d %d" % (kv.create_revision, kv.mod_revision, kv.version)
+    return crc32(kv.value, crc32(kv.key, crc32(numbers)))
 
 
 def select_live(
@@ -159,6 +166,10 @@ class SQLiteFile:
         (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise Damaged(f"{self.path} is damaged: {verdict}")
+        for *row, total in self._db.execute(f"SELECT {_COLUMNS}, h.sum FROM history h"):
+            kv = KeyValue(*row)
+            if checksum(kv) != total:
+                raise Damaged(f"{self.path} is damaged: what it has of {kv.key!r:.200} is not what was written")
 
     def _meta(self, name: str) -> object:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

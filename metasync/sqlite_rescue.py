@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from twisted.logger import Logger
 
 from metasync.model import KeyValue, Put
-from metasync.sqlite_file import Damaged, SQLiteFile
+from metasync.sqlite_file import Damaged, SQLiteFile, checksum
 
 _log = Logger()
 _COMPANIONS = ("", "-wal", "-shm")
@@ -88,7 +89,7 @@ def _readable(path: Path) -> Iterator[KeyValue]:
         while gaps < _MOST_GAPS:
             try:
                 rows = db.execute(
-                    "SELECT id, key, value, created, rev, version, lease FROM history NOT INDEXED "
+                    "SELECT id, key, value, created, rev, version, lease, sum FROM history NOT INDEXED "
                     "WHERE id > ? ORDER BY id LIMIT ?",
                     (last, step),
                 ).fetchall()
@@ -99,8 +100,9 @@ def _readable(path: Path) -> Iterator[KeyValue]:
             if not rows:
                 break
             for row in rows:
-                if _sound(row):
-                    yield KeyValue(*row[1:])
+                kv = _sound(row[1:])
+                if kv is not None:
+                    yield kv
             last, gaps, step = rows[-1][0], 0, _PAGE
     except sqlite3.Error as error:
         _log.critical("{path}: nothing more can be read: {error}", path=path, error=error)
@@ -108,5 +110,10 @@ def _readable(path: Path) -> Iterator[KeyValue]:
         db.close()
 
 
-def _sound(row: tuple[object, ...]) -> bool:
-    return isinstance(row[1], bytes) and isinstance(row[2], bytes) and all(isinstance(n, int) for n in row[3:])
+def _sound(row: Sequence[Any]) -> KeyValue | None:
+    """The row, if it is as it was written."""
+    key, value, *numbers, total = row
+    if not (isinstance(key, bytes) and isinstance(value, bytes) and all(isinstance(n, int) for n in numbers)):
+        return None
+    kv = KeyValue(key, value, *numbers)
+    return kv if checksum(kv) == total else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ class CrashTests(TestCase):
         for pair, (output, errors) in zip(pairs, done, strict=True):
             self.assertEqual(pair.returncode, 0, output + errors)
             print(output.strip())
+            applied = [int(number) for number in re.findall(r"(\d+) applied", output)]
+            self.assertGreater(min(applied), KILLS // 5, "too little was going on to prove anything")
 
     def start(self, folder: str, seed: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.unit.metasync.crashing", folder, str(KILLS), str(seed)]

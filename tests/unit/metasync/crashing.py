@@ -20,6 +20,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from metasync.client import SyncClientService
+from metasync.interfaces import StoreError, WatchObserver
 from metasync.keys import NodeKeys
 from metasync.model import EventType, KeyRange, Put, WatchBatch
 from metasync.server import SyncServerFactory
@@ -62,7 +63,9 @@ def run_edge(folder: Path, port: int) -> None:
 
 
 def _write(store: SQLiteStore, folder: Path, side: str) -> None:
-    acknowledged = os.open(folder / f"{side}.acknowledged", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    acknowledged = os.open(folder / f"{side}.acknowledged", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    other = next(each for each in SIDES if each != side)
+    store.watch(KeyRange.prefix(SIDES[other]), 0, _Tally(folder / f"{side}.applied"))
     last = folder / f"{side}.last"
 
     async def go() -> None:
@@ -74,6 +77,22 @@ def _write(store: SQLiteStore, folder: Path, side: str) -> None:
             os.write(acknowledged, b"%d\n" % number)
 
     Deferred.fromCoroutine(go()).addErrback(lambda failure: (failure.printTraceback(), os._exit(3)))
+
+
+class _Tally(WatchObserver):
+    """A byte for each batch that the sync has applied, so that the killer can pick its moment."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+
+    def batch(self, batch: WatchBatch) -> None:
+        os.write(self._file, b".")
+
+    def progress(self, revision: int) -> None:
+        pass
+
+    def failed(self, error: StoreError) -> None:
+        pass
 
 
 def fork(work: Callable[[Path, int], None], folder: Path, port: int) -> int:
@@ -94,8 +113,8 @@ def crash(folder: Path, kills: int, seed: int) -> None:
     running = {side: fork(work[side], folder, port) for side in work}
     try:
         for _ in range(kills):
-            time.sleep(random.uniform(0.02, 0.25))
             side = random.choice(["cloud", "edge"])
+            _pick_moment(folder, side, random)
             os.kill(running[side], signal.SIGKILL)
             _, status = os.waitpid(running[side], 0)
             if not os.WIFSIGNALED(status):
@@ -103,11 +122,34 @@ def crash(folder: Path, kills: int, seed: int) -> None:
             running[side] = fork(work[side], folder, port)
         for side in work:
             (folder / f"{side}.last").touch()
-        time.sleep(3)  # nothing tells from outside when the last change has arrived
+        _await_rest(folder)
     finally:
         for pid in running.values():
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+def _await_rest(folder: Path) -> None:
+    """Until nothing has been applied for a while: nothing tells from outside which change is the last."""
+    quiet, before = 0, -1
+    while quiet < 20:
+        time.sleep(0.1)
+        now = sum(_size(folder / f"{side}.applied") for side in SIDES)
+        quiet, before = (quiet + 1, now) if now == before else (0, now)
+
+
+def _pick_moment(folder: Path, side: str, random: Random) -> None:
+    """While it starts, or after so many writes or applied deltas: whatever the machine's speed, all of them come."""
+    watched, most = random.choice([("none", 0), ("acknowledged", 200), ("applied", 5), ("applied", 5)])
+    file = folder / f"{side}.{watched}"
+    wanted = _size(file) + random.randint(1, max(1, most))
+    end = time.monotonic() + (1.0 if most else random.uniform(0.0, 0.1))
+    while time.monotonic() < end and _size(file) < wanted:
+        time.sleep(0.002)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 async def check(folder: Path, reactor: Any) -> str:
