@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThread
@@ -13,6 +15,7 @@ from metasync.client import SyncClientService
 from metasync.etcd import EtcdStore
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
+from metasync.memory import MemoryStore
 from metasync.model import Delete, KeyRange, Put
 from metasync.opening import open_store
 from metasync.server import SyncServerFactory
@@ -74,6 +77,14 @@ class SecureEtcdTests(TestCase):
         else:
             self.fail("etcd let a stranger in")
         await stranger.close()
+
+
+def watchers(etcd: Etcd) -> int:
+    """How many watches etcd has."""
+    with urlopen(f"{etcd.urls[0]}/metrics") as metrics:
+        found = re.search(rb"^etcd_debugging_mvcc_watcher_total (\d+)", metrics.read(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 class Rig:
@@ -169,6 +180,28 @@ class SyncOverEtcdTests(TestCase):
         await until(reactor, merged, "both sides the same")
         together = (await rig.cloud.range(KeyRange.prefix(data + b"t"))).kvs
         self.assertEqual((len(together), len({kv.mod_revision for kv in together})), (40, 1))
+
+    async def test_oneWatchServesAllNodes(self) -> None:
+        """As etcd itself counts."""
+        rig = await self.rig()
+        before = await deferToThread(watchers, rig.etcd)
+        nodes = [f"m{i}" for i in range(20)]
+        stores = {node: MemoryStore(reactor) for node in nodes}
+        for node, store in stores.items():
+            link = Loopback(reactor, rig.factory, node)
+            client = SyncClientService(reactor, link.endpoint, store, "default", node)
+            client.startService()
+            self.addCleanup(link.close)
+            self.addCleanup(client.stopService)
+        for node in nodes:
+            await rig.put(rig.cloud, NodeKeys("default", node).desired.encode(), a=node)
+
+        async def arrived() -> bool:
+            found = [await rig.contents(store, NodeKeys("default", n).desired.encode()) for n, store in stores.items()]
+            return found == [{"a": node} for node in nodes]
+
+        await until(reactor, arrived, "every node has its own")
+        self.assertEqual((before, await deferToThread(watchers, rig.etcd)), (1, 1))
 
     async def test_compactionWhileAway(self) -> None:
         rig = await self.rig()
