@@ -42,7 +42,7 @@ class Process(Daemon):
         path.write_text(json.dumps({**config, "control": str(self.control)}))
         super().__init__(name, [sys.executable, "-m", module, str(path)], namespace=namespace, cwd=Path.cwd())
 
-    def ask(self, *question: str) -> Any:
+    def ask(self, *question: object) -> Any:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(20)
             client.connect(str(self.control))

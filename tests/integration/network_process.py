@@ -2,7 +2,7 @@
 """A router or an edge of the network alone, as a process: real TLS, real TUN, addresses from a file.
 
 ``python -m tests.integration.network_process CONFIG.json``; it listens on a UNIX socket for one JSON line at a time
-and answers each with one: ``["status"]``, ``["revoke", "edge1"]``.
+and answers each with one: ``["status"]``, ``["revoke", "edge1"]``, ``["join_strings", 3]``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP6ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
@@ -27,8 +28,11 @@ from kubebus.ca import Authority, issue_router
 from kubebus.credentials import Keyring
 from kubebus.dialling import router_creator, router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
+from kubebus.enrol import Issuer, join_handler
 from kubebus.identity import PeerIdentity, Role
-from kubebus.listener import Listener
+from kubebus.joinstring import HostPort, JoinString
+from kubebus.listener import Handler, Listener
+from kubebus.members import Members
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.peers import PeerOptions
@@ -37,8 +41,9 @@ from kubebus.session import Timing
 from kubebus.sharedlinks import SharedLinks
 from kubebus.status import as_json
 from kubebus.tap.registry import StoreRegistry
+from kubebus.testing import MemoryRegistry
 from kubebus.testing_net import MemoryMembers, node_record
-from kubebus.tlsconfig import LINK, ServerTLS
+from kubebus.tlsconfig import JOIN, LINK, ServerTLS
 from kubebus.tun import open_tun
 from metasync.opening import open_store
 
@@ -70,12 +75,15 @@ class RouterNode(Node):
         numbers: dict[str, int] = config["nodes"]
         self.members = MemoryMembers(*(node_record(name, number) for name, number in numbers.items()))
         self._numbers = numbers
+        plan = AddressPlan(ULA)
+        # With "enrol" nodes join for themselves instead.
+        self.enrolled = Members("default", MemoryRegistry(), plan, time.time) if config.get("enrol") else None
         self.identity = identity = PeerIdentity("default", Role.ROUTER, config.get("name", "router"))
         authority = Authority.load(Path(config["authority"]))
         self.bundle = (authority.certificate,)
         self.issued = issue_router(authority, identity, ["198.51.100.10"], time.time())
         network = Network(
-            plan=AddressPlan(ULA),
+            plan=plan,
             advertise=tuple(map(ip_network, config["advertise"])),
             mtu=config.get("mtu", 1500),
         )
@@ -83,7 +91,7 @@ class RouterNode(Node):
             reactor,
             network,
             identity,
-            self.members,
+            self.enrolled or self.members,
             lambda name: open_tun(reactor, name),
             LinuxHostNetwork(Path(config["control"]).with_name("settings")),
             RouterOptions(
@@ -93,7 +101,13 @@ class RouterNode(Node):
                 peers=self._peers(reactor, config) if "store" in config else None,
             ),
         )
-        tls = ServerTLS(self.issued, self.bundle, [LINK])
+        tls = ServerTLS(self.issued, self.bundle, [LINK, JOIN])
+        self._routers = tuple(map(HostPort.parse, config["routers"]))
+        self._ca_hash = authority.hash
+        handlers: dict[bytes, Handler] = {LINK: router.build_link}
+        if self.enrolled is not None:
+            issuer = Issuer(self.enrolled, lambda: authority, lambda: self.bundle, time.time, is_live=router.is_live)
+            handlers[JOIN] = join_handler(reactor, issuer)
 
         async def check(identity: PeerIdentity, key: str) -> None:
             pass
@@ -102,7 +116,7 @@ class RouterNode(Node):
             reactor,
             TCP6ServerEndpoint(reactor, config["port"]),
             tls,
-            {LINK: router.build_link},
+            handlers,
             check,
             lambda failure: failure.printTraceback(),
             farewells={LINK: farewell},
@@ -114,6 +128,20 @@ class RouterNode(Node):
         registry = StoreRegistry(reactor, open_store(reactor, config["store"]), "default")
         dial = tls_dialler(reactor, router_creator(self, time.time))
         return PeerOptions(SharedLinks(registry, self.identity.name), dial, router_identity)
+
+    def join_strings(self, count: int) -> list[str]:
+        """So many tokens. The registry is in memory, so they are there at once."""
+        made: list[str] = []
+
+        async def make() -> None:
+            assert self.enrolled is not None
+            for _ in range(count):
+                token, secret = await self.enrolled.create_token()
+                string = JoinString("default", self._routers, self._ca_hash, token.id, secret, token.expires_at)
+                made.append(string.encode())
+
+        Deferred.fromCoroutine(make())
+        return made
 
     def revoke(self, name: str) -> bool:
         self.members.put(node_record(name, self._numbers[name], revoked_at=time.time()))

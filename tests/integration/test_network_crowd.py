@@ -1,4 +1,4 @@
-"""Two hundred nodes over real sockets on one router."""
+"""Two hundred nodes join one router over real sockets."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ COUNT = 200
 
 class CrowdTests(unittest.SynchronousTestCase):
     def test_two_hundred_nodes(self) -> None:
-        nodes = {f"node{number}": number for number in range(2, 2 + COUNT)}
-        lab = NetworkLab(sites=0, nodes=nodes)
+        names = [f"node{number}" for number in range(COUNT)]
+        lab = NetworkLab(sites=0, enrol=True)
         self.addCleanup(lab.close)
         lab.start()
+        wait_until(lab.router.control.exists, 20, "the router is up")
+        joins = dict(zip(names, lab.router.ask("join_strings", COUNT), strict=True))
         folder = lab.folder / "crowd"
-        for name in nodes:
-            (folder / name).mkdir(parents=True)
-            lab.credentials(name, folder / name)
-        config = {"nodes": nodes, "state": str(folder), "routers": lab.routers}
+        folder.mkdir()
+        config = {"nodes": names, "joins": joins, "state": str(folder), "routers": lab.routers}
         crowd = Process("crowd", lab.net.host, folder, config, network_crowd.__name__)
         lab.daemons.append(crowd)
-        wait_until(lab.router.control.exists, 20, "the router is up")
         before = lab.router.status()["rss"]
         crowd.start()
         wait_until(crowd.control.exists, 30, "the crowd is started")
         began = time.monotonic()
-        wait_until(lambda: crowd.ask("connected") == COUNT, 40, "all are connected", 0.2)
+        wait_until(lambda: crowd.ask("connected") == COUNT, 40, "all have joined and are connected", 0.2)
         seconds = time.monotonic() - began
         status = lab.router.status()
         self.assertEqual(sum(node["connected"] for node in status["nodes"]), COUNT)
         per_node = (status["rss"] - before) / COUNT
-        print(f"{COUNT} nodes connected after {seconds:.1f} s; {per_node / 1024:.0f} KiB of the router's memory each")
+        print(f"{COUNT} nodes joined after {seconds:.1f} s; {per_node / 1024:.0f} KiB of the router's memory each")
         self.assertLess(per_node, 200 * 1024)
+        self.assertEqual(len(set(crowd.ask("addresses"))), COUNT)
         crowd.ask("exchange")
         wait_until(lambda: crowd.ask("received") == COUNT, 20, "every packet arrives")
         self.assertEqual(crowd.ask("received"), COUNT)
