@@ -34,6 +34,7 @@ from edgectl.services import ServiceTable, strip_node
 from edgectl.tokens import sources
 from edgectl.tokensync import TokenSync
 from edgectl.translate import Reference, encode
+from edgectl.watch import Object
 from edgectl.workqueue import Workers
 from metasync.interfaces import Store
 

@@ -11,11 +11,12 @@ from twisted.internet.interfaces import IReactorTime
 
 from edgectl.errors import StatusError
 from edgectl.interfaces import EdgeNode
-from edgectl.kubernetes import EVENTS, KubernetesClient, Object
+from edgectl.kubernetes import EVENTS, KubernetesClient
 from edgectl.mirror import Mirror
 from edgectl.pace import EVENT_BURST, EVENT_RATE, Pace
 from edgectl.podsync import PodIndex, node_name
 from edgectl.translate import merge_patch
+from edgectl.watch import Object
 
 EventKey = tuple[str, str, str]
 """``(node, namespace, name)``."""

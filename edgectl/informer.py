@@ -11,8 +11,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from edgectl.errors import ApiError, StatusError
-from edgectl.kubernetes import KubernetesClient, Object, Resource
-from edgectl.watch import PAGE_SIZE, Changed, ListStep, Reflector, Step, WatchStep
+from edgectl.kubernetes import KubernetesClient, Resource
+from edgectl.watch import PAGE_SIZE, Changed, ListStep, Object, Reflector, Step, WatchStep
 
 RESTART_SECONDS = 5.0
 

@@ -11,7 +11,8 @@ from typing import Generic, Protocol, TypeVar
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from edgectl.kubernetes import KubernetesClient, Object, Resource
+from edgectl.kubernetes import KubernetesClient, Resource
+from edgectl.watch import Object
 
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", namespaced=False)
 ACCESS_REVIEWS = Resource("authorization.k8s.io", "v1", "subjectaccessreviews", namespaced=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlsplit
@@ -13,23 +13,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from treq.client import HTTPClient
 from twisted.internet import ssl
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
-from twisted.internet.interfaces import IConsumer, IReactorTime
-from twisted.internet.protocol import Protocol
-from twisted.python.failure import Failure
-from twisted.web._newclient import _WrapperException
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
+from twisted.web.iweb import IAgent, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from edgectl.errors import ApiError, ApiUnreachable, ConfigError, StatusError
+from edgectl.httpbody import Body, Events, cause, collect, decode, timed_out
 from edgectl.kubeconfig import ClusterConfig
-from edgectl.watch import LineSplitter, LineTooLong
-
-Object = dict[str, Any]
-"""A Kubernetes object, or a part of one, as JSON spells it."""
+from edgectl.watch import Object
 
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
@@ -43,9 +37,6 @@ CONNECT_TIMEOUT = 10.0
 
 MAX_BODY = 64 * 1024 * 1024
 """A page of 500 objects, most of them small; an object is at most 1.5 MiB (etcd's default limit)."""
-
-MAX_WATCH_LINE = 4 * 1024 * 1024
-"""One watch event: an object of etcd's 1.5 MiB, its bytes escaped as JSON."""
 
 _TOKEN_LIFE = 60.0
 """Seconds for which a token file is not read again (client-go does the same)."""
@@ -219,10 +210,10 @@ class KubernetesClient:
         response = await self._deadline(self._send("GET", path, params), REQUEST_TIMEOUT, f"watch {path}")
         if response.code != 200:
             raise await self._deadline(self._status(response, f"watch {path}"), REQUEST_TIMEOUT, f"watch {path}")
-        body = _Events(event)
+        body = Events(event)
         response.deliverBody(body)  # type: ignore[no-untyped-call]
         try:
-            await body.done.addTimeout(seconds + REQUEST_TIMEOUT, self._reactor, _timed_out)
+            await body.done.addTimeout(seconds + REQUEST_TIMEOUT, self._reactor, timed_out)
         except TimeoutError:
             raise ApiUnreachable(f"watch {path}: the server did not end it in time") from None
 
@@ -258,7 +249,7 @@ class KubernetesClient:
         response = await self._send(method, path, params, body, content_type)
         if not 200 <= response.code < 300:
             raise await self._status(response, f"{method} {path}")
-        answer = _decode(await _collect(response, self._max_body))
+        answer = decode(await collect(response, self._max_body))
         if not isinstance(answer, dict):
             raise ApiUnreachable(f"{method} {path}: the answer is not a JSON object; is this a Kubernetes API?")
         return answer
@@ -276,7 +267,7 @@ class KubernetesClient:
             headers.setRawHeaders("Content-Type", [content_type])
         if token := self._bearer():
             headers.setRawHeaders("Authorization", [f"Bearer {token}"])
-        data = _Body(json.dumps(body, separators=(",", ":")).encode()) if body is not None else None
+        data = Body(json.dumps(body, separators=(",", ":")).encode()) if body is not None else None
         response = await self._http.request(
             method,
             self._config.server + path,
@@ -292,8 +283,8 @@ class KubernetesClient:
     async def _status(self, response: IResponse, what: str) -> StatusError:
         after = response.headers.getRawHeaders("Retry-After") or [""]
         retry_after = float(after[0]) if after[0].isdigit() else None
-        data = await _collect(response, self._max_body)
-        status = _decode(data)
+        data = await collect(response, self._max_body)
+        status = decode(data)
         if isinstance(status, dict):
             return StatusError.from_status(status, response.code, retry_after, what)
         return StatusError(response.code, "", data[:200].decode("utf-8", "replace"), retry_after, what)
@@ -301,13 +292,13 @@ class KubernetesClient:
     async def _deadline(self, coroutine: Coroutine[Any, Any, _T], seconds: float, what: str) -> _T:
         deferred: Deferred[_T] = Deferred.fromCoroutine(coroutine)
         try:
-            return await deferred.addTimeout(seconds, self._reactor, _timed_out)
+            return await deferred.addTimeout(seconds, self._reactor, timed_out)
         except (ApiError, CancelledError):
             raise
         except TimeoutError:
             raise ApiUnreachable(f"{what}: no answer within {seconds:.0f} s") from None
         except Exception as error:  # treq and Twisted have no common class of transport errors
-            raise ApiUnreachable(f"{what}: {_cause(error)}") from error
+            raise ApiUnreachable(f"{what}: {cause(error)}") from error
 
     def _bearer(self) -> str | None:
         if self._config.token_file is None:
@@ -356,152 +347,5 @@ class _ClusterTLS:
         return self._creator
 
 
-@implementer(IBodyProducer)
-class _Body:
-    """A request's body, which is in memory anyway: written at once."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._data)
-        return succeed(None)
-
-    def stopProducing(self) -> None:
-        pass
-
-    def pauseProducing(self) -> None:
-        pass
-
-    def resumeProducing(self) -> None:
-        pass
-
-
-class _Collector(Protocol):
-    """Gathers a body up to a cap."""
-
-    def __init__(self, limit: int) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
-        self._limit = limit
-        self._data = bytearray()
-
-    def dataReceived(self, data: bytes) -> None:
-        if len(self._data) + len(data) > self._limit:
-            self._fail(ApiUnreachable(f"the answer is larger than {self._limit} bytes"))
-            return
-        self._data += data
-
-    def connectionLost(self, reason: Any = None) -> None:
-        if self.done.called:
-            return
-        if _whole(reason):
-            self.done.callback(bytes(self._data))
-        else:
-            self._fail(ApiUnreachable(f"the answer broke off: {_cause(reason)}"))
-
-    def _fail(self, error: ApiUnreachable) -> None:
-        if not self.done.called:
-            self._stop()
-            self.done.errback(error)
-
-    def _stop(self) -> None:
-        _abort(self.transport)
-
-
-class _Events(Protocol):
-    """Cuts a watch's body into events."""
-
-    def __init__(self, event: Callable[[Object], None]) -> None:
-        self.done: Deferred[None] = Deferred(lambda _: self._stop())
-        self._event = event
-        self._lines = LineSplitter(MAX_WATCH_LINE)
-
-    def dataReceived(self, data: bytes) -> None:
-        try:
-            for line in self._lines.feed(data):
-                if self.done.called:
-                    return
-                self._line(line)
-        except LineTooLong as error:
-            self._fail(ApiUnreachable(str(error)))
-
-    def _line(self, line: bytes) -> None:
-        event = _decode(line)
-        if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
-            self._fail(ApiUnreachable("the watch sent a line that is no event"))
-        elif event.get("type") == "ERROR":
-            self._fail(StatusError.from_status(event["object"], request="watch"))
-        else:
-            self._event(event)
-
-    def connectionLost(self, reason: Any = None) -> None:
-        if self.done.called:
-            return
-        if _whole(reason):
-            self.done.callback(None)
-        else:
-            self.done.errback(ApiUnreachable(f"the watch broke off: {_cause(reason)}"))
-
-    def _fail(self, error: ApiError) -> None:
-        if not self.done.called:
-            self._stop()
-            self.done.errback(error)
-
-    def _stop(self) -> None:
-        _abort(self.transport)
-
-
-async def _collect(response: IResponse, limit: int) -> bytes:
-    collector = _Collector(limit)
-    response.deliverBody(collector)  # type: ignore[no-untyped-call]
-    return await collector.done
-
-
-def _abort(transport: object) -> None:
-    """End a connection in the middle of a response.
-
-    Twisted hands a body's receiver a proxy that can only close in good manners; the server would then end the
-    response, and a dead one never would. So the transport behind the proxy is aborted.
-    """
-    behind: Any = getattr(transport, "_producer", None)
-    if behind is not None:
-        getattr(behind, "abortConnection", behind.loseConnection)()
-
-
-def _timed_out(result: Any, _: float) -> Any:
-    """What a cancelled exchange raises tells nothing of why it was cancelled."""
-    if isinstance(result, Failure):
-        raise TimeoutError
-    return result
-
-
-def _whole(reason: Any) -> bool:
-    """Whether a body came to its end, as far as can be told (without a length, a closed connection is the end)."""
-    return reason is not None and bool(reason.check(ResponseDone, PotentialDataLoss))
-
-
-def _decode(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None
-
-
 def _params(**values: str) -> list[tuple[str, str]]:
     return [(name, value) for name, value in values.items() if value]
-
-
-def _cause(error: object) -> str:
-    """What a person can use of an error that Twisted wrapped."""
-    if isinstance(error, Failure):
-        error = error.value
-    if isinstance(error, _WrapperException):
-        return "; ".join(_cause(reason) for reason in error.reasons)
-    return f"{type(error).__name__}: {error}" if error is not None else "the connection was lost"
-
-
-def metadata_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The object's ``metadata``, empty if it has none."""
-    metadata = item.get("metadata")
-    return metadata if isinstance(metadata, Mapping) else {}

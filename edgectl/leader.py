@@ -18,8 +18,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from edgectl.errors import ApiError, StatusError
-from edgectl.kubernetes import LEASES, KubernetesClient, Object
+from edgectl.kubernetes import LEASES, KubernetesClient
 from edgectl.nodes import micro_time
+from edgectl.watch import Object
 
 DURATION_SECONDS = 15
 RENEW_SECONDS = 10.0

@@ -11,7 +11,7 @@ from edgectl.errors import StatusError
 from edgectl.idlepatches import IdlePatches
 from edgectl.informer import Informer
 from edgectl.interfaces import EdgeNode
-from edgectl.kubernetes import LEASES, NODES, KubernetesClient, Object
+from edgectl.kubernetes import LEASES, NODES, KubernetesClient
 from edgectl.mirror import Mirror
 from edgectl.nodes import (
     LEASE_NAMESPACE,
@@ -24,6 +24,7 @@ from edgectl.nodes import (
     node_patch,
     status_patch,
 )
+from edgectl.watch import Object
 
 
 class NodeSync:

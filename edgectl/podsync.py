@@ -13,7 +13,7 @@ from edgectl.desired import purge, write
 from edgectl.errors import StatusError
 from edgectl.idlepatches import IdlePatches
 from edgectl.interfaces import EdgeNode
-from edgectl.kubernetes import PODS, KubernetesClient, Object
+from edgectl.kubernetes import PODS, KubernetesClient
 from edgectl.mirror import Mirror
 from edgectl.pace import STATUS_BURST, STATUS_RATE, Pace
 from edgectl.tokens import with_secrets
@@ -28,6 +28,7 @@ from edgectl.translate import (
     strip_secret,
     with_own_addresses,
 )
+from edgectl.watch import Object
 from metasync.interfaces import Store
 from metasync.keys import NodeKeys
 from metasync.model import Compare

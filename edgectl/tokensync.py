@@ -10,10 +10,11 @@ from twisted.logger import Logger
 
 from edgectl.errors import ApiError, StatusError
 from edgectl.interfaces import EdgeNode
-from edgectl.kubernetes import SERVICE_ACCOUNTS, KubernetesClient, Object
+from edgectl.kubernetes import SERVICE_ACCOUNTS, KubernetesClient
 from edgectl.mirror import Mirror
 from edgectl.podsync import PodIndex, node_name
 from edgectl.tokens import Token, TokenSource, secret, sources, token_in, token_of, token_request
+from edgectl.watch import Object
 from metasync.keys import NodeKeys
 
 

@@ -25,6 +25,8 @@ MIN_BACKOFF, MAX_BACKOFF = 0.8, 30.0
 """Seconds between tries after errors, doubled each time and jittered (client-go's reflector)."""
 
 Object = dict[str, Any]
+"""A Kubernetes object, or a part of one, as JSON spells it."""
+
 Changed = Callable[[str, Object | None, Object | None], None]
 """``changed(key, old, new)``: ``old`` ``None`` is an addition, ``new`` ``None`` a removal."""
 

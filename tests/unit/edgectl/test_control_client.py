@@ -16,8 +16,9 @@ from twisted.web.resource import Resource as WebResource
 from twisted.web.server import NOT_DONE_YET
 
 from edgectl.errors import ApiUnreachable, ConfigError, StatusError
+from edgectl.httpbody import MAX_WATCH_LINE
 from edgectl.kubeconfig import ClusterConfig, in_cluster, load_kubeconfig, parse_kubeconfig
-from edgectl.kubernetes import LEASES, MAX_WATCH_LINE, NODES, PODS, REQUEST_TIMEOUT, KubernetesClient, cluster_tls
+from edgectl.kubernetes import LEASES, NODES, PODS, REQUEST_TIMEOUT, KubernetesClient, cluster_tls
 
 
 def encoded(text: str) -> str:
