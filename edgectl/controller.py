@@ -23,7 +23,6 @@ from edgectl.kubernetes import (
     SECRETS,
     SERVICES,
     KubernetesClient,
-    Object,
     Resource,
 )
 from edgectl.mirror import Change, Mirror, StoreMirror
