@@ -70,11 +70,11 @@ def _query(args: argparse.Namespace, **more: object) -> str:
     return urlencode({name: value for name, value in fields.items() if value}) if args.key else "prefix="
 
 
-def _get(args: argparse.Namespace, client: AdminClient, out: Output) -> int:
+def _get(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
     query = _query(args, revision=args.revision, limit=args.limit, keys_only=int(args.keys_only))
     answer = client.get(f"/v1/meta/keys?{query}")
     if out.json(answer):
-        return 0
+        return
     for kv in answer["kvs"]:
         if args.prefix or args.keys_only:
             out.line(_text(kv, "key"))
@@ -82,7 +82,8 @@ def _get(args: argparse.Namespace, client: AdminClient, out: Output) -> int:
             out.line(_text(kv, "value"))
     if answer["more"]:
         out.line(f"… {answer['count'] - len(answer['kvs'])} more; ask for a longer prefix, or raise --limit")
-    return 0 if answer["kvs"] or args.prefix else 1
+    if not answer["kvs"] and not args.prefix:
+        raise AdminError(f"there is no key {args.key!r}")
 
 
 def _put(args: argparse.Namespace, client: AdminClient, out: Output) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -181,3 +183,45 @@ class CompactionTests(SynchronousTestCase):
         self.store.oldest = 9
         self.clock.pump([600])
         self.assertEqual(self.compacted(), 9)
+
+
+class SameAsAloneTests(SynchronousTestCase):
+    """Whoever follows through the shared watch sees what it would see with a watch of its own."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("put"), st.sets(st.sampled_from(["a/1", "a/2", "b/1", "c"]), min_size=1)),
+                st.tuples(st.just("delete"), st.sampled_from(["a/", "b/"])),
+                st.tuples(st.just("follow"), st.integers(0, 40)),
+                st.tuples(st.just("time"), st.integers(1, 3)),
+            ),
+            max_size=60,
+        )
+    )
+    def test_inWhateverOrder(self, steps: list[tuple[str, Any]]) -> None:
+        clock = Clock()
+        store = MemoryStore(clock)
+        shared = SharedWatchStore(clock, store, b"/k/", lambda error: None, keep_bytes=60)
+        now(shared.start())
+        pairs: list[tuple[Recorder, Recorder]] = []
+        for kind, what in steps:
+            if kind == "put":
+                now(store.txn((), [Put(f"/k/{name}".encode(), b"x" * 10) for name in what]))
+            elif kind == "delete":
+                now(store.txn((), [Delete(KeyRange.prefix(f"/k/{what}".encode()))]))
+            elif kind == "follow":
+                start = max(1, store.revision - what + 1)
+                keys = KeyRange.prefix(b"/k/a/")
+                pairs.append((Recorder(), Recorder()))
+                shared.watch(keys, start, pairs[-1][0])
+                store.watch(keys, start, pairs[-1][1])
+            else:
+                for _ in range(what):
+                    clock.advance(0)
+        now(store.txn((), [Put(b"/k/end", b"")]))
+        for _ in range(20):
+            clock.advance(0)
+        for mine, alone in pairs:
+            self.assertEqual(mine.batches, alone.batches)
