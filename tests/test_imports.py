@@ -1,6 +1,7 @@
 """The import rule: which package may know of which, read from the sources themselves.
 
-* ``edgectl`` and ``appengine`` may import ``metasync``'s interfaces, model and keys, nothing else of ours;
+* ``edgectl`` and ``appengine`` may import ``metasync``'s interfaces, model and keys, and the follower, which is written
+  against the interfaces alone; nothing else of ours;
 * ``metasync`` and ``kubebus`` import no other package of ours;
 * only ``kubebus.tap`` and ``appengine.tap*`` compose everything; nobody imports tests;
 * inside a package, pure modules and interfaces import no adapter; only tests import a ``testing…`` module;
@@ -20,7 +21,7 @@ from twisted.trial import unittest
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGES = ("appengine", "edgectl", "kubebus", "metasync")
-SHARED = {"metasync.interfaces", "metasync.model", "metasync.keys"}
+SHARED = {"metasync.interfaces", "metasync.model", "metasync.keys", "metasync.following"}
 """What the rest may know of the store."""
 
 MAY_IMPORT = {"appengine": SHARED, "edgectl": SHARED, "kubebus": set[str](), "metasync": set[str]()}
