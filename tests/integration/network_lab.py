@@ -23,6 +23,9 @@ from tests.lab.state import Run
 from tests.lab.waiting import wait_until
 
 PORT = 443
+ROOT = Path(__file__).resolve().parents[2]
+"""Where the tests are; trial runs them elsewhere."""
+
 TRAFFIC_PORT = 7000
 
 
@@ -40,7 +43,7 @@ class Process(Daemon):
         self.control = folder / "control"
         path = folder / "config.json"
         path.write_text(json.dumps({**config, "control": str(self.control)}))
-        super().__init__(name, [sys.executable, "-m", module, str(path)], namespace=namespace, cwd=Path.cwd())
+        super().__init__(name, [sys.executable, "-m", module, str(path)], namespace=namespace, cwd=ROOT)
 
     def ask(self, *question: object) -> Any:
         with socket.socket(socket.AF_UNIX) as client:

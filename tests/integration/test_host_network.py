@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from twisted.trial import unittest
 
@@ -16,6 +18,8 @@ class HostNetworkTests(unittest.SynchronousTestCase):
         with Namespace("host-network") as namespace:
             folder = Run.current().directory("inside")
             command = [sys.executable, "-m", "twisted.trial", f"--temp-directory={folder}/trial", "--reporter=verbose"]
-            done = namespace.run([*command, inside_network.__name__], check=False, timeout=60)
+            # Trial runs tests elsewhere than where they are.
+            env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+            done = namespace.run([*command, inside_network.__name__], check=False, timeout=60, env=env)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertNotIn("skip", done.stdout.lower())
