@@ -95,6 +95,25 @@ class LinkTests(SynchronousTestCase):
         self.assertTrue(bench.end.disconnecting)
         self.assertEqual(bench.owner.packets, [])
 
+    def test_every_fault_has_its_own_name(self) -> None:
+        for data, up, code in (
+            (frame(CONTROL, encode(Hello((9,)))), False, "unsupported-version"),
+            (b"\x00\0\0\0", False, "unknown-frame-type"),
+            (b"\xff\0\0\0", True, "unknown-frame-type"),
+            (b"\x01\x01\x00\x01", True, "frame-too-large"),
+            (frame(CONTROL, b"{"), True, "bad-control"),
+            (frame(CONTROL, b'{"type":"dance"}'), True, "bad-control"),
+            (frame(CONTROL, encode(Hello())), True, "bad-control"),
+            (frame(STREAM, bytes(5)), True, "stream-violation"),
+        ):
+            bench = Bench(Side.ROUTER, up)
+            bench.link.dataReceived(data)
+            last = decode(bench.frames()[-1][1])
+            assert isinstance(last, Close)
+            self.assertEqual(last.code, code)
+            self.assertEqual([error.code for error in bench.owner.errors], [code])
+            self.assertTrue(bench.end.disconnecting)
+
     def test_no_hello(self) -> None:
         bench = Bench(Side.EDGE, up=False)
         bench.clock.advance(15)

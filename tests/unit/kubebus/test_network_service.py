@@ -535,6 +535,7 @@ class NetworkServiceTests(SynchronousTestCase):
         self.assertEqual((status["router"], status["connected"]), ("r1", True))
 
     def test_garbage_closes_the_link_with_a_reason(self) -> None:
+        other = self.start("edge2")
         for garbage, why in (
             (b"\x07\0\0\x01x", "frame type 7"),
             (b"\x01\x7f\xff\xff", "CONTROL frame of 8388607 bytes"),
@@ -549,3 +550,5 @@ class NetworkServiceTests(SynchronousTestCase):
             if why:
                 self.assertIn(why, str(edge.service.status().error))
             edge.service.stopService()
+        self.assertEqual(len(other.dialled), 1)
+        self.assertTrue(other.service.connected)
