@@ -616,6 +616,187 @@ class ServiceContract(ContractCase):
         self.refused(self.token("robot", boundObjectRef=wrong), 409, "Conflict")
 
 
+class WorkloadContract(ContractCase):
+    """Deployments and their relatives as objects; what controllers make of them is not asked here."""
+
+    def deployment(self, name: str, **spec: Any) -> Obj:
+        labels = {"app": name}
+        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "main", "image": "busybox:1"}]}}
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name},
+            "spec": {"selector": {"matchLabels": labels}, "template": template, **spec},
+        }
+
+    def apps(self, method: str, plural: str, name: str = "", body: Any = None, **options: Any) -> Answer:
+        path = self.path(plural, name, options.pop("subresource", ""), group="apps/v1")
+        return self.client.request(method, path, body, **options)
+
+    def test_the_defaults_of_a_deployment(self) -> None:
+        made = self.apps("POST", "deployments", body=self.deployment("d"))
+        self.assertEqual(made.code, 201, made.body)
+        rolling = {"maxSurge": "25%", "maxUnavailable": "25%"}
+        self.assertEqual(made["spec"]["strategy"], {"type": "RollingUpdate", "rollingUpdate": rolling})
+        found = {key: made["spec"][key] for key in ("replicas", "revisionHistoryLimit", "progressDeadlineSeconds")}
+        self.assertEqual(found, {"replicas": 1, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600})
+        self.assertEqual(made["spec"]["template"]["spec"]["restartPolicy"], "Always")
+
+    def test_only_the_spec_counts_as_a_generation(self) -> None:
+        self.apps("POST", "deployments", body=self.deployment("d"))
+        for patch, generation in (
+            ({"metadata": {"labels": {"a": "b"}}}, 1),
+            ({"spec": {"replicas": 3}}, 2),
+            ({"spec": {"replicas": 3}}, 2),
+        ):
+            answer = self.apps("PATCH", "deployments", "d", patch, content_type=MERGE)
+            self.assertEqual((answer.code, answer["metadata"]["generation"]), (200, generation))
+        status = {"status": {"replicas": 3, "observedGeneration": 2}}
+        answer = self.apps("PATCH", "deployments", "d", status, content_type=MERGE, subresource="status")
+        self.assertEqual((answer["metadata"]["generation"], answer["status"]["replicas"]), (2, 3))
+
+    def test_the_scale_can_be_read_and_set(self) -> None:
+        self.apps("POST", "deployments", body=self.deployment("d", replicas=2))
+        scale = self.apps("GET", "deployments", "d", subresource="scale")
+        self.assertEqual((scale["kind"], scale["spec"]["replicas"]), ("Scale", 2))
+        self.assertEqual(scale["status"]["selector"], "app=d")
+        answer = self.apps("PUT", "deployments", "d", {**scale.body, "spec": {"replicas": 5}}, subresource="scale")
+        self.assertEqual((answer.code, answer["spec"]["replicas"]), (200, 5))
+        self.assertEqual(self.apps("GET", "deployments", "d")["spec"]["replicas"], 5)
+        stale = self.apps("PUT", "deployments", "d", {**scale.body, "spec": {"replicas": 9}}, subresource="scale")
+        self.refused(stale, 409, "Conflict")
+
+    def test_a_selector_that_misses_its_template_is_invalid(self) -> None:
+        wrong = self.deployment("d", selector={"matchLabels": {"app": "other"}})
+        answer = self.apps("POST", "deployments", body=wrong)
+        self.refused(answer, 422, "Invalid")
+        self.assertEqual(answer["details"]["causes"][0]["field"], "spec.template.metadata.labels")
+
+    def test_the_selector_cannot_be_changed(self) -> None:
+        self.apps("POST", "deployments", body=self.deployment("d"))
+        changed = self.deployment("d", selector={"matchLabels": {"app": "d", "more": "x"}})
+        changed["spec"]["template"]["metadata"]["labels"]["more"] = "x"
+        self.refused(self.apps("PUT", "deployments", "d", changed), 422, "Invalid")
+
+    def test_a_negative_number_of_replicas_is_invalid(self) -> None:
+        self.refused(self.apps("POST", "deployments", body=self.deployment("d", replicas=-1)), 422, "Invalid")
+
+    def test_a_table_of_deployments(self) -> None:
+        self.apps("POST", "deployments", body=self.deployment("d", replicas=2))
+        table = self.apps("GET", "deployments", accept=TABLE)
+        columns = [one["name"] for one in table["columnDefinitions"]]
+        familiar = ["Name", "Ready", "Up-to-date", "Available", "Age", "Containers", "Images", "Selector"]
+        self.assertEqual(columns, familiar)
+        row = dict(zip(columns, table["rows"][0]["cells"], strict=True))
+        del row["Age"]
+        self.assertEqual(list(row.values()), ["d", "0/2", 0, 0, "main", "busybox:1", "app=d"])
+
+
+class LeaseContract(ContractCase):
+    """Leases, by which controllers and nodes take turns."""
+
+    GROUP = "coordination.k8s.io/v1"
+
+    def lease(self, holder: str) -> Obj:
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}
+        return {"apiVersion": self.GROUP, "kind": "Lease", "metadata": {"name": "turn"}, "spec": spec}
+
+    def test_only_one_of_two_takes_it(self) -> None:
+        path = self.path("leases", group=self.GROUP)
+        made = self.client.request("POST", path, self.lease("nobody"))
+        self.assertEqual(made.code, 201, made.body)
+        claims = [
+            {**self.lease(who), "metadata": {"name": "turn", "resourceVersion": made["metadata"]["resourceVersion"]}}
+            for who in ("one", "two")
+        ]
+        codes = [self.client.request("PUT", f"{path}/turn", claim).code for claim in claims]
+        self.assertEqual(codes, [200, 409])
+        self.assertEqual(self.client.request("GET", f"{path}/turn")["spec"]["holderIdentity"], "one")
+
+    def test_times_keep_their_microseconds(self) -> None:
+        path = self.path("leases", group=self.GROUP)
+        made = self.client.request("POST", path, self.lease("nobody"))
+        self.assertEqual(made["spec"]["renewTime"], "2026-01-01T00:00:00.000000Z")
+
+
+class NodeContract(ContractCase):
+    """Nodes, which belong to no namespace."""
+
+    @property
+    def name(self) -> str:
+        return f"node-{self.namespace}"[:63].strip("-")
+
+    def make_node(self) -> None:
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name}}
+        answer = self.client.request("POST", "/api/v1/nodes", node)
+        self.assertEqual(answer.code, 201, answer.body)
+        self.addCleanup(self.client.request, "DELETE", f"/api/v1/nodes/{self.name}")
+
+    def node(self, method: str, body: Any = None, subresource: str = "", **options: Any) -> Answer:
+        path = f"/api/v1/nodes/{self.name}{subresource}"
+        return self.client.request(method, path, body, content_type=STRATEGIC, **options)
+
+    def test_conditions_and_addresses_merge_by_type(self) -> None:
+        self.make_node()
+        for kind, status in (("Ready", "True"), ("EdgeConnected", "True"), ("EdgeConnected", "False")):
+            condition = {"type": kind, "status": status, "reason": "X", "message": ""}
+            self.assertEqual(self.node("PATCH", {"status": {"conditions": [condition]}}, "/status").code, 200)
+        addresses = [{"type": "InternalIP", "address": "10.250.0.2"}]
+        found = self.node("PATCH", {"status": {"addresses": addresses, "capacity": {"cpu": "2"}}}, "/status")["status"]
+        conditions = {one["type"]: one["status"] for one in found["conditions"]}
+        self.assertEqual(conditions, {"Ready": "True", "EdgeConnected": "False"})
+        self.assertEqual(found["capacity"], {"cpu": "2"})
+
+    def test_a_taint_and_cordoning_are_of_the_spec(self) -> None:
+        self.make_node()
+        taint = {"key": "edge", "effect": "NoSchedule"}
+        found = self.node("PATCH", {"spec": {"unschedulable": True, "taints": [taint]}})["spec"]
+        self.assertIn(taint, [{k: one.get(k) for k in ("key", "effect")} for one in found["taints"]])
+        listed = self.client.request("GET", "/api/v1/nodes", fieldSelector="spec.unschedulable=true")["items"]
+        self.assertIn(self.name, [one["metadata"]["name"] for one in listed])
+
+    def test_annotations_come_by_the_status_too(self) -> None:
+        self.make_node()
+        patch = {"metadata": {"annotations": {"kubebus/pod-subnets": "10.192.0.0/24"}}}
+        self.assertEqual(self.node("PATCH", patch, "/status").code, 200)
+        self.assertEqual(self.node("GET")["metadata"]["annotations"], patch["metadata"]["annotations"])
+
+    def test_the_pod_subnet_is_set_once(self) -> None:
+        self.make_node()
+        self.assertEqual(
+            self.node("PATCH", {"spec": {"podCIDR": "10.192.0.0/24", "podCIDRs": ["10.192.0.0/24"]}}).code, 200
+        )
+        changed = self.node("PATCH", {"spec": {"podCIDR": "10.192.1.0/24", "podCIDRs": ["10.192.1.0/24"]}})
+        self.assertIn(changed.code, (403, 422))
+
+
+class NamespaceContract(ContractCase):
+    """Namespaces as objects."""
+
+    def test_it_is_active_and_knows_its_name(self) -> None:
+        found = self.client.request("GET", f"/api/v1/namespaces/{self.namespace}")
+        self.assertEqual(found["status"]["phase"], "Active")
+        self.assertEqual(found["spec"]["finalizers"], ["kubernetes"])
+
+    @needs(1, 21)
+    def test_it_is_labelled_with_its_name(self) -> None:
+        found = self.client.request("GET", f"/api/v1/namespaces/{self.namespace}")
+        self.assertEqual(found["metadata"]["labels"]["kubernetes.io/metadata.name"], self.namespace)
+
+    def test_nothing_is_made_in_one_that_is_ending(self) -> None:
+        obj = config_map("held")
+        obj["metadata"]["finalizers"] = ["example.com/hold"]
+        self.made("configmaps", obj)
+        self.addCleanup(self.send_patch, "configmaps", "held", {"metadata": {"finalizers": None}}, MERGE)
+        self.assertEqual(self.client.request("DELETE", f"/api/v1/namespaces/{self.namespace}").code, 200)
+        message = self.refused(self.create("configmaps", config_map("late")), 403, "Forbidden")
+        self.assertIn("because it is being terminated", message)
+
+    def test_a_dotted_name_is_invalid(self) -> None:
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a.b"}}
+        self.refused(self.client.request("POST", "/api/v1/namespaces", namespace), 422, "Invalid")
+
+
 class DiscoveryContract(ContractCase):
     """What the API says of itself, and whom it lets in."""
 

@@ -295,8 +295,7 @@ class Api:
             written = await self._write(resource, new, old)
             if written is not None:
                 return written
-            if wanted:
-                raise errors.conflict(resource.group, resource.plural, name)
+            # Another came between. A client who named the version it knows is told so when this is read again.
         raise errors.conflict(resource.group, resource.plural, name)
 
     async def rewrite(

@@ -11,12 +11,16 @@ from edgectl.testing import ApiClient
 from edgectl.testing_contract import (
     ApplyContract,
     DiscoveryContract,
+    LeaseContract,
     ListContract,
+    NamespaceContract,
+    NodeContract,
     ObjectContract,
     PatchContract,
     PodContract,
     ServiceContract,
     WatchContract,
+    WorkloadContract,
 )
 from tests.integration.api_process import EmbeddedApi
 from tests.lab.kubernetes import KubeApiServer
@@ -30,6 +34,10 @@ class Contract(
     ListContract,
     WatchContract,
     PodContract,
+    NamespaceContract,
+    NodeContract,
+    LeaseContract,
+    WorkloadContract,
     ApplyContract,
     ServiceContract,
     DiscoveryContract,
