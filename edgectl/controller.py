@@ -32,7 +32,7 @@ from edgectl.podsync import PodIndex, PodSync, node_name
 from edgectl.services import ServiceTable, strip_node
 from edgectl.tokens import sources
 from edgectl.tokensync import TokenSync
-from edgectl.translate import Reference, encode
+from edgectl.translate import Reference, encode, references
 from edgectl.watch import Object
 from edgectl.workqueue import Workers
 from metasync.interfaces import Store
@@ -106,7 +106,7 @@ class EdgeController(Service):
         )
         self._push_work = self._workers("desired of node", self._push)
         self._token_sync = TokenSync(
-            reactor, client, network, self._edges, self._index, self._mirrored, self._push_work.add
+            reactor, client, network, self._edges, self._index, self._mirrored, self._push_work.add, self._warn
         )
         self._pod_sync = PodSync(
             reactor,
@@ -260,11 +260,28 @@ class EdgeController(Service):
         self._index.changed(key, old, new)
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
             self._token_sync.forget(old)
-        if new is not None and node_name(new) in self._edges and not self._token_sync.secrets(new)[1]:
-            self._token_work.add(key)
         for node in {node_name(pod) for pod in (old, new) if pod is not None} & self._edges.keys():
             self._push_work.add(node)
             self._pod_work.add(key)
+        if new is None or node_name(new) not in self._edges:
+            return
+        if not self._token_sync.secrets(new)[1]:
+            self._token_work.add(key)
+        if old is None:
+            self._warn_of_namespace(new)
+
+    def _warn(self, pod: Mapping[str, Any], reason: str, message: str) -> None:
+        self._event_work.add(self._event_sync.record(pod, reason, message))
+
+    def _warn_of_namespace(self, pod: Object) -> None:
+        """Without this, a pod would wait for its ConfigMaps and nobody knew why."""
+        namespace, readable = pod["metadata"]["namespace"], self._options.namespaces
+        if readable and namespace not in readable and references(pod):
+            message = (
+                f"the ConfigMaps and Secrets of namespace {namespace!r} are not for edge nodes: the controller reads "
+                f"those of {', '.join(readable)} only (--namespace)"
+            )
+            self._warn(pod, "NamespaceNotReadable", message)
 
     def _object_changed(self, plural: str) -> Callable[[str, Object | None, Object | None], None]:
         def changed(key: str, old: Object | None, new: Object | None) -> None:

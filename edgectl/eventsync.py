@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -13,6 +15,7 @@ from edgectl.errors import StatusError
 from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import EVENTS, KubernetesClient
 from edgectl.mirror import Mirror
+from edgectl.nodes import rfc3339
 from edgectl.pace import EVENT_BURST, EVENT_RATE, Pace
 from edgectl.podsync import PodIndex, node_name
 from edgectl.translate import merge_patch
@@ -23,6 +26,9 @@ EventKey = tuple[str, str, str]
 
 MAX_AGE = 3600.0
 """Seconds: kube-apiserver keeps an Event for an hour (``--event-ttl``); an older one is history."""
+
+_MAX_OWN = 1000
+"""Warnings of our own that are remembered."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_REASON, _MAX_MESSAGE = 128, 1024
@@ -49,13 +55,27 @@ class EventSync:
         self._index = index
         self._mirror = mirror
         self._sent: dict[EventKey, Object] = {}
+        self._own: OrderedDict[EventKey, Object] = OrderedDict()
         self._pace = Pace(EVENT_RATE, EVENT_BURST)
+
+    def record(self, pod: Mapping[str, Any], reason: str, message: str) -> EventKey:
+        """A warning of our own about a pod; what to hand to :meth:`send`. The same one again is the same Event."""
+        metadata = pod["metadata"]
+        mark = sha256(f"{metadata['uid']}\0{reason}\0{message}".encode()).hexdigest()[:16]
+        key = (node_name(pod), metadata["namespace"], f"{metadata['name']}.{mark}")
+        now = rfc3339(self._reactor.seconds())
+        about = {"kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]}
+        event = {"involvedObject": about, "reason": reason, "message": message, "type": "Warning"}
+        self._own[key] = {**event, "lastTimestamp": now}
+        while len(self._own) > _MAX_OWN:
+            self._own.popitem(last=False)
+        return key
 
     async def send(self, key: EventKey) -> float:
         """0.0, or the seconds after which to try again, since the node has told too much of late."""
         node, namespace, name = key
         mirrored = self._mirror().nodes.get(node)
-        report = mirrored.events.get((namespace, name)) if mirrored is not None else None
+        report = self._own.get(key) or (mirrored.events.get((namespace, name)) if mirrored is not None else None)
         if report is None or node not in self._directory:
             self._sent.pop(key, None)
             return 0.0

@@ -23,6 +23,7 @@ class TokenSync:
 
     Tokens in the store outlive the controller: only those that are due are asked for after its restart.
 
+    :param warn: told of a pod whose tokens are refused: the pod, a reason, a message.
     :param ready: called with a node's name when a token for it has come, or will not come for now.
     """
 
@@ -37,6 +38,7 @@ class TokenSync:
         index: PodIndex,
         mirror: Callable[[], Mirror],
         ready: Callable[[str], None],
+        warn: Callable[[Mapping[str, Any], str, str], None],
     ) -> None:
         self._reactor = reactor
         self._client = client
@@ -45,6 +47,7 @@ class TokenSync:
         self._index = index
         self._mirror = mirror
         self._ready = ready
+        self._warn = warn
         self._tokens: dict[tuple[str, int], Token] = {}
         self._refused: set[str] = set()
 
@@ -106,6 +109,7 @@ class TokenSync:
                 "pod {namespace}/{name}: no service account token: {error}",
                 namespace=metadata["namespace"], name=metadata["name"], error=error,
             )  # fmt: skip
+            self._warn(pod, "FailedToken", f"no service account token: {error.message}")
             self._ready(node_name(pod))
 
     def _known(self, pod: Mapping[str, Any], source: TokenSource) -> Token | None:

@@ -634,6 +634,17 @@ class NamespaceTests(ControlTestCase):
         self.assertTrue(asked)
         self.assertTrue(all("/namespaces/default/" in r for r in asked), asked)
 
+    def test_a_pod_that_uses_what_may_not_be_read_says_so(self) -> None:
+        self.directory.set(edge())
+        item = pod("p", volumes=[{"name": "v", "configMap": {"name": "c"}}])
+        item["metadata"]["namespace"] = "closed"
+        self.api.put("pods", item)
+        self.api.put("pods", pod("open", volumes=[{"name": "v", "configMap": {"name": "c"}}]))
+        self.start()
+        (event,) = self.api.objects["events"].values()
+        self.assertEqual(("closed", "p"), (event["metadata"]["namespace"], event["involvedObject"]["name"]))
+        self.assertIn("default only (--namespace)", event["message"])
+
 
 class PodCIDRTests(ControlTestCase):
     options = ControllerOptions(nodes=NodeOptions(set_pod_cidr=True))

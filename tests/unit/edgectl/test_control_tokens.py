@@ -73,6 +73,9 @@ class TokenTests(ControlTestCase):
         self.api.put("pods", with_token("p"))
         self.start()
         self.assertEqual(["pods/default/p"], list(self.desired()))
+        event = next(iter(self.api.objects["events"].values()))
+        self.assertEqual(("FailedToken", "Warning"), (event["reason"], event["type"]))
+        self.assertIn('serviceaccounts "robot" not found', event["message"])
         self.api.fail = lambda _: None
         self.settle(70)
         self.assertEqual("default/robot/uid-p/1", self.token())
