@@ -660,7 +660,9 @@ class WorkloadContract(ContractCase):
         scale = self.apps("GET", "deployments", "d", subresource="scale")
         self.assertEqual((scale["kind"], scale["spec"]["replicas"]), ("Scale", 2))
         self.assertEqual(scale["status"]["selector"], "app=d")
-        answer = self.apps("PUT", "deployments", "d", {**scale.body, "spec": {"replicas": 5}}, subresource="scale")
+        answer = self.apps(
+            "PATCH", "deployments", "d", {"spec": {"replicas": 5}}, subresource="scale", content_type=MERGE
+        )
         self.assertEqual((answer.code, answer["spec"]["replicas"]), (200, 5))
         self.assertEqual(self.apps("GET", "deployments", "d")["spec"]["replicas"], 5)
         stale = self.apps("PUT", "deployments", "d", {**scale.body, "spec": {"replicas": 9}}, subresource="scale")
