@@ -214,6 +214,25 @@ for family, here, there in (
 """
 
 
+_SERVED = """
+import subprocess
+from ipaddress import ip_network
+from twisted.internet import reactor, task
+from twisted.internet.defer import ensureDeferred
+from edgectl.kubelet_redirect import RedirectService
+
+async def main(reactor):
+    service = RedirectService(reactor, [ip_network("10.250.0.0/16")], 10300)
+    service.startService()
+    await service._loading
+    print(subprocess.check_output(["nft", "list", "ruleset"], text=True), "--")
+    await service.stopService()
+    print(subprocess.check_output(["nft", "list", "ruleset"], text=True))
+
+task.react(lambda reactor: ensureDeferred(main(reactor)))
+"""
+
+
 class RedirectTests(SynchronousTestCase):
     def test_a_connection_to_a_nodes_kubelet_port_ends_here_and_tells_where_it_was_headed(self) -> None:
         namespace = Namespace("nft")
@@ -225,3 +244,11 @@ class RedirectTests(SynchronousTestCase):
             namespace.nft(rules)
         done = namespace.run([sys.executable, "-c", _REDIRECTED])
         self.assertEqual(["10.250.0.7", "fd00:1::7", "10.99.0.1"], done.stdout.split())
+
+    def test_the_rules_stand_while_the_service_runs_and_no_longer(self) -> None:
+        namespace = Namespace("nft")
+        self.addCleanup(namespace.close)
+        done = namespace.run([sys.executable, "-c", _SERVED])
+        during, after = done.stdout.split("--")
+        self.assertEqual(2, during.count("ip daddr 10.250.0.0/16 tcp dport 10250 redirect to :10300"))
+        self.assertNotIn("kubebus-kubelet", after)
