@@ -45,7 +45,8 @@ class DoesNotFit(Exception):
     def __init__(self, what: str, ops: int, size: int, limits: Limits) -> None:
         super().__init__(
             f"{what} has {ops} changes of {size} bytes together, and the target takes {limits.ops} of "
-            f"{limits.bytes} bytes in one transaction; raise its --max-txn-ops or --max-request-bytes"
+            f"{limits.bytes} bytes in one transaction; raise its --max-txn-ops or "
+            "--max-request-bytes (for etcd: there and in the store's URL)"
         )
 
 

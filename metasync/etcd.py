@@ -66,13 +66,15 @@ class Address:
     key: str | None = None
     user: str | None = None
     password_file: str | None = None
+    max_txn_ops: int = SERVER_MAX_TXN_OPS
+    max_request_bytes: int = SERVER_MAX_REQUEST_BYTES
 
     @classmethod
     def parse(cls, url: str) -> Address:
         """:raises StoreError: if the URL makes no sense."""
         parts = urlsplit(url)
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        known = {"ca", "cert", "key", "user", "password-file"}
+        known = {"ca", "cert", "key", "user", "password-file", "max-txn-ops", "max-request-bytes"}
         if query.keys() - known:
             raise StoreError(f"{url}: unknown {', '.join(sorted(query.keys() - known))}; known are {sorted(known)}")
         endpoints = tuple(unquote(each) for each in parts.netloc.split(",") if each)
@@ -88,6 +90,8 @@ class Address:
             query.get("key"),
             query.get("user"),
             query.get("password-file"),
+            _number(url, query, "max-txn-ops", SERVER_MAX_TXN_OPS),
+            _number(url, query, "max-request-bytes", SERVER_MAX_REQUEST_BYTES),
         )
 
     def __str__(self) -> str:
@@ -108,9 +112,11 @@ class EtcdStore:
         reactor: EtcdReactor,
         address: Address,
         *,
-        max_txn_ops: int = SERVER_MAX_TXN_OPS,
-        max_request_bytes: int = SERVER_MAX_REQUEST_BYTES,
+        max_txn_ops: int = 0,
+        max_request_bytes: int = 0,
     ) -> None:
+        max_txn_ops = max_txn_ops or address.max_txn_ops
+        max_request_bytes = max_request_bytes or address.max_request_bytes
         self.address = address
         self.max_txn_ops = capacity(max_txn_ops)
         self.max_compares = max_txn_ops
@@ -130,7 +136,8 @@ class EtcdStore:
     def open(cls, reactor: EtcdReactor, url: str, **options: Any) -> EtcdStore:
         """Connect when first needed; nothing is sent yet.
 
-        :param options: ``max_txn_ops`` and ``max_request_bytes``, as etcd was started with.
+        :param options: ``max_txn_ops`` and ``max_request_bytes``, as etcd was started with; else the URL's, else etcd's
+            own defaults.
         :raises StoreError: if the URL makes no sense, or a file it names cannot be read.
         """
         try:
@@ -289,6 +296,13 @@ def _follow(done: Deferred[None]) -> Deferred[None]:
     mine: Deferred[None] = Deferred()
     done.addBoth(lambda _: mine.callback(None))
     return mine
+
+
+def _number(url: str, query: dict[str, str], name: str, default: int) -> int:
+    text = query.get(name, str(default))
+    if not text.isdigit() or not int(text):
+        raise StoreError(f"{url}: {name} is not a number")
+    return int(text)
 
 
 def _needs_user(error: Any, address: Address) -> bool:

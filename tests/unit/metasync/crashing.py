@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from metasync.client import SyncClientService
 from metasync.interfaces import StoreError, WatchObserver
@@ -33,6 +34,12 @@ SIDES = {"cloud": KEYS.desired.encode(), "edge": KEYS.reported.encode()}
 
 NAMES = [b"a", b"b", b"c"]
 
+WRITE_PAUSE = 0.008
+"""Seconds; a longer history would only make each start slower."""
+
+REST_SECONDS = 60
+"""So long both sides may take to agree once nobody is killed any more."""
+
 
 def run_cloud(folder: Path, port: int) -> None:
     from twisted.internet import reactor as _reactor
@@ -46,7 +53,7 @@ def run_cloud(folder: Path, port: int) -> None:
     factory.buildProtocol = lambda addr: build(FakeAddress(FakePeer()))  # type: ignore[method-assign]
     Deferred.fromCoroutine(factory.start())
     reactor.listenTCP(port, factory, interface="127.0.0.1")
-    _write(store, folder, "cloud")
+    _write(reactor, store, folder, "cloud")
     reactor.run(installSignalHandlers=False)
 
 
@@ -58,11 +65,11 @@ def run_edge(folder: Path, port: int) -> None:
     store = SQLiteStore.open(reactor, folder / "edge.db")
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
     SyncClientService(reactor, endpoint, store, "default", "n1", jitter=lambda: 1.0, longest_wait=0.05).startService()
-    _write(store, folder, "edge")
+    _write(reactor, store, folder, "edge")
     reactor.run(installSignalHandlers=False)
 
 
-def _write(store: SQLiteStore, folder: Path, side: str) -> None:
+def _write(reactor: Any, store: SQLiteStore, folder: Path, side: str) -> None:
     acknowledged = os.open(folder / f"{side}.acknowledged", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     other = next(each for each in SIDES if each != side)
     store.watch(KeyRange.prefix(SIDES[other]), 0, _Tally(folder / f"{side}.applied"))
@@ -75,18 +82,19 @@ def _write(store: SQLiteStore, folder: Path, side: str) -> None:
             number += 1
             await store.txn((), [Put(SIDES[side] + name, b"%d" % number) for name in NAMES])
             os.write(acknowledged, b"%d\n" % number)
+            await deferLater(reactor, WRITE_PAUSE, lambda: None)
 
     Deferred.fromCoroutine(go()).addErrback(lambda failure: (failure.printTraceback(), os._exit(3)))
 
 
 class _Tally(WatchObserver):
-    """A byte for each batch that the sync has applied, so that the killer can pick its moment."""
+    """The number of each batch that the sync has applied, for the killer to see how far it has come."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
 
     def batch(self, batch: WatchBatch) -> None:
-        os.write(self._file, b".")
+        os.write(self._file, batch.events[0].kv.value + b"\n")
 
     def progress(self, revision: int) -> None:
         pass
@@ -130,17 +138,24 @@ def crash(folder: Path, kills: int, seed: int) -> None:
 
 
 def _await_rest(folder: Path) -> None:
-    """Until nothing has been applied for a while: nothing tells from outside which change is the last."""
-    quiet, before = 0, -1
-    while quiet < 20:
-        time.sleep(0.1)
-        now = sum(_size(folder / f"{side}.applied") for side in SIDES)
-        quiet, before = (quiet + 1, now) if now == before else (0, now)
+    """Until each side has applied the last that the other one has acknowledged."""
+    end = time.monotonic() + REST_SECONDS
+    for source, target in (("cloud", "edge"), ("edge", "cloud")):
+        while _last(folder / f"{target}.applied") < _last(folder / f"{source}.acknowledged"):
+            if time.monotonic() > end:
+                return  # the comparison will say what is missing
+            time.sleep(0.05)
+    time.sleep(0.5)  # a write that was never acknowledged may follow
+
+
+def _last(file: Path) -> int:
+    numbers = file.read_bytes().split() if file.exists() else []
+    return int(numbers[-1]) if numbers else 0
 
 
 def _pick_moment(folder: Path, side: str, random: Random) -> None:
     """While it starts, or after so many writes or applied deltas: whatever the machine's speed, all of them come."""
-    watched, most = random.choice([("none", 0), ("acknowledged", 200), ("applied", 5), ("applied", 5)])
+    watched, most = random.choice([("none", 0), ("acknowledged", 80), ("applied", 25), ("applied", 25)])
     file = folder / f"{side}.{watched}"
     wanted = _size(file) + random.randint(1, max(1, most))
     end = time.monotonic() + (1.0 if most else random.uniform(0.0, 0.1))
