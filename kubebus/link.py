@@ -30,6 +30,9 @@ from kubebus.tlsconfig import explain
 _CLOSE_TIMEOUT: Final = 1.0
 """Seconds for the last words of a link; then the connection is aborted."""
 
+_LONG: Final = 16 * 1024
+"""Bytes from which on a transport may do better with the pieces than with their copy in one."""
+
 _MAX_ANSWERS: Final = 1024
 """Control and window frames that may wait for a peer which asks and does not read."""
 
@@ -136,8 +139,12 @@ class Link(TwistedProtocol):
             parts, has_data, more = queues.next_batch(min(BATCH, getattr(self.transport, "batch", BATCH)))
             if parts:
                 sent_data |= has_data
-                self.sent_bytes += sum(map(len, parts))
-                self.transport.writeSequence(parts)
+                size = sum(map(len, parts))
+                self.sent_bytes += size
+                if size < _LONG:
+                    self.transport.write(b"".join(parts))
+                else:
+                    self.transport.writeSequence(parts)
             if not more:
                 break
         if sent_data and session.sent_data(self._clock.seconds()):
@@ -173,7 +180,8 @@ class Link(TwistedProtocol):
             self._do(session.close(error))
         finally:
             self._busy = False
-        self.flush()
+        if self._queues.hold_any or (self.streams is not None and self.streams.multiplexer.has_any):
+            self.flush()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._do(self.session.lost(TransportLost(f"the connection was lost: {explain(reason)}")))

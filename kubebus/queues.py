@@ -59,6 +59,11 @@ class LinkQueues:
         return self._waiting.bytes
 
     @property
+    def hold_any(self) -> bool:
+        """Whether there is anything to send here."""
+        return bool(self._passing or self._control or self._waiting.bytes)
+
+    @property
     def control_frames(self) -> int:
         return len(self._control)
 

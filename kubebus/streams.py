@@ -184,6 +184,11 @@ class Streams:
         else:
             self._control(stream, operation, payload)
 
+    @property
+    def has_any(self) -> bool:
+        """Whether :meth:`next_frames` would give any."""
+        return bool(self._urgent or self._ready)
+
     def next_frames(self, budget: int) -> list[bytes]:
         """Encoded STREAM frames to send now, of about ``budget`` bytes in all; none when nothing waits."""
         frames: list[bytes] = []

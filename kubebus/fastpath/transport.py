@@ -116,6 +116,8 @@ class FastTLSTransport:
         self._tls: SSL.Connection
         self._engine: Engine
         self._established = False
+        self._open = False
+        """What is written is encrypted and sent at once."""
         self._finished = False
         """Nothing more is read or written here; the socket is the TCP transport's again."""
         self._said_goodbye = False
@@ -245,9 +247,15 @@ class FastTLSTransport:
         return self._limit.limit
 
     def write(self, data: Buffer) -> None:
-        if self._finished or self._said_goodbye or (self.disconnecting and self._producer is None):
+        if self._open and len(data) <= CHUNK:
+            try:
+                self._engine.write(data)
+                self._flush()
+            except SSL.Error as error:
+                self._fail(error)
+        elif self._finished or self._said_goodbye or (self.disconnecting and self._producer is None):
             return
-        if not self._established or self._early:
+        elif not self._established or self._early:
             self._early.append(bytes(data))
             self._pause_producer()
         else:
@@ -255,7 +263,7 @@ class FastTLSTransport:
 
     def writeSequence(self, iovec: Iterable[Buffer]) -> None:
         """Encrypt and send as one. What is long is not copied for it."""
-        if not self._established or self._early or self._said_goodbye or self.disconnecting or self._finished:
+        if not self._open:
             self.write(b"".join(iovec))
             return
         engine, written = self._engine, 0
@@ -275,6 +283,7 @@ class FastTLSTransport:
         if self.disconnecting or not self.connected:
             return
         self.disconnecting = True
+        self._open = False
         if not self._established and not self._early:
             self.abortConnection()
         elif self._established and not self._backlog and self._producer is None:
@@ -381,10 +390,6 @@ class FastTLSTransport:
 
     def _encrypt(self, data: Buffer) -> None:
         try:
-            if len(data) <= CHUNK:
-                self._engine.write(data)
-                self._flush()
-                return
             view = memoryview(data)
             for start in range(0, len(view), CHUNK):
                 self._engine.write(view[start : start + CHUNK])
@@ -396,6 +401,7 @@ class FastTLSTransport:
         early, self._early = self._early, []
         for data in early:
             self._encrypt(data)
+        self._open = not self.disconnecting and not self._finished
         if self._producer is not None or self.disconnecting:
             # doWrite() resumes the one, or ends the connection for the other.
             self._start_writing()
@@ -449,6 +455,7 @@ class FastTLSTransport:
     def _shutdown(self) -> None:
         """Say that nothing more follows; the socket is closed when the peer has said so too."""
         self.disconnecting = True
+        self._open = False
         if self._finished:
             return
         self._said_goodbye = True
@@ -483,6 +490,7 @@ class FastTLSTransport:
         if self._finished:
             return
         self._finished = True
+        self._open = False
         self._cancel_timer()
         self.reading = False
         self._reactor.removeReader(self)
