@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kubebus.ca import Issued, expires_at
+from kubebus.fastpath.ciphers import cipher_suites
 from kubebus.identity import InvalidIdentity, Role, identity_of
 
 LINK = b"kubebus/1"
@@ -70,6 +71,7 @@ class HandshakeObserver(Protocol):
 def _context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_tls13_ciphersuites(cipher_suites())
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
     # A resumed session would skip the judgement of the certificate.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
