@@ -80,6 +80,8 @@ class WatchCache:
     async def start(self) -> None:
         """Read everything and follow it. Errors are the store's."""
         found = await self._objects.store.range(self._objects.root)
+        # Those who came while there was nothing to follow come again.
+        self._close_all()
         self.revision = found.revision
         self._kinds = {one: _Kind(oldest=found.revision) for one in RESOURCES}
         for kv in found.kvs:

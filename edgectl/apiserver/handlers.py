@@ -11,13 +11,14 @@ from edgectl.apiserver.accounts import ISSUER, AccountTokens
 from edgectl.apiserver.identity import StaticTokens, User
 from edgectl.apiserver.metrics import Metrics
 from edgectl.apiserver.negotiate import Form
+from edgectl.apiserver.options import WriteOptions
 from edgectl.apiserver.patch import PatchFailed, json_patch, merge
 from edgectl.apiserver.resources import METRICS, REVIEWS, Resource
 from edgectl.apiserver.reviews import review
 from edgectl.apiserver.routes import Target, delete_options, flag, list_options, write_options
 from edgectl.apiserver.schema_all import schema
 from edgectl.apiserver.strategic import strategic_merge
-from edgectl.apiserver.verbs import Api, WriteOptions
+from edgectl.apiserver.verbs import Api
 
 Obj = dict[str, Any]
 Answer = tuple[int, Obj, list[str]]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgectl.apiserver.errors import bad_request, no_such_path
+from edgectl.apiserver.options import DeleteOptions, ListOptions, WriteOptions
 from edgectl.apiserver.resources import NAMESPACE, Resource, find
-from edgectl.apiserver.verbs import DeleteOptions, ListOptions, WriteOptions
 
 Query = Mapping[str, str]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from edgectl.apiserver import errors
 from edgectl.apiserver.meta import timestamp
+from edgectl.apiserver.options import WriteOptions
 from edgectl.apiserver.resources import POD
 from edgectl.apiserver.tables import format_selector
-from edgectl.apiserver.verbs import Api, WriteOptions
+from edgectl.apiserver.verbs import Api
 
 Obj = dict[str, Any]
 

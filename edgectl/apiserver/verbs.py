@@ -6,11 +6,8 @@ what the store cannot do.
 
 from __future__ import annotations
 
-import base64
 import copy
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -22,6 +19,7 @@ from edgectl.apiserver.cache import WatchCache
 from edgectl.apiserver.clusterips import DEFAULT_CIDR, ClusterIps, keep
 from edgectl.apiserver.decode import Decoder, WrongShape, missing
 from edgectl.apiserver.fieldsets import NoKey
+from edgectl.apiserver.options import DeleteOptions, ListOptions, ListResult, WriteOptions, position, token
 from edgectl.apiserver.resources import NAMESPACE, SERVICE, Resource
 from edgectl.apiserver.schema_all import schema
 from edgectl.apiserver.selectors import predicate
@@ -34,48 +32,6 @@ Obj = dict[str, Any]
 
 TRIES = 16
 """How often a change that names no version is tried again when another came between."""
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    """``validation`` is ``Strict``, ``Warn`` or ``Ignore``: what becomes of unknown fields. ``warnings`` collects.
-
-    ``manager`` is who makes the change, for those who apply on the server.
-    """
-
-    dry_run: bool = False
-    validation: str = "Ignore"
-    warnings: list[str] = field(default_factory=list)
-    manager: str = "kubebus"
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteOptions:
-    """``grace`` in seconds (``None``: the object's own). ``propagation`` is ``Background|Foreground|Orphan``."""
-
-    grace: int | None = None
-    propagation: str = "Background"
-    uid: str = ""
-    resource_version: str = ""
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ListOptions:
-    label_selector: str = ""
-    field_selector: str = ""
-    limit: int = 0
-    continue_token: str = ""
-    resource_version: str = ""
-    exact: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ListResult:
-    items: list[Obj]
-    revision: int
-    continue_token: str = ""
-    remaining: int = 0
 
 
 class Api:
@@ -104,7 +60,7 @@ class Api:
     async def list(self, resource: Resource, namespace: str, options: ListOptions) -> ListResult:
         """The objects of a kind; ``namespace`` empty: of all namespaces. Pages are of one revision."""
         selected = predicate(resource, options.label_selector, options.field_selector)
-        revision, start = _position(options)
+        revision, start = position(options)
         items: list[Obj] = []
         while True:
             try:
@@ -120,7 +76,7 @@ class Api:
             if page.next_key is None:
                 return ListResult(items, revision)
             if len(items) >= options.limit:
-                return ListResult(items, revision, _token(revision, page.next_key), page.remaining)
+                return ListResult(items, revision, token(revision, page.next_key), page.remaining)
             start = page.next_key
 
     # -- creating
@@ -471,19 +427,3 @@ def _grace(resource: Resource, obj: Obj, options: DeleteOptions) -> int:
         return 0
     own = int(obj["spec"].get("terminationGracePeriodSeconds", 30))
     return max(0, own if options.grace is None else options.grace)
-
-
-def _token(revision: int, next_key: bytes) -> str:
-    data = {"v": "kubebus/1", "rv": revision, "start": next_key.decode()}
-    return base64.urlsafe_b64encode(json.dumps(data).encode()).decode()
-
-
-def _position(options: ListOptions) -> tuple[int, bytes]:
-    """Revision and first key of a page. The first page of a list is of now, unless an exact version is asked for."""
-    if not options.continue_token:
-        return (int(options.resource_version or 0) if options.exact else 0), b""
-    try:
-        data = json.loads(base64.urlsafe_b64decode(options.continue_token.encode()))
-        return int(data["rv"]), str(data["start"]).encode()
-    except (ValueError, KeyError, TypeError):
-        raise errors.bad_request("continue key is not valid: list again without it") from None

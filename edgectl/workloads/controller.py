@@ -12,8 +12,9 @@ from twisted.python.failure import Failure
 
 from edgectl.apiserver.cache import Change, Subscriber
 from edgectl.apiserver.errors import ApiError
+from edgectl.apiserver.options import DeleteOptions
 from edgectl.apiserver.resources import Resource
-from edgectl.apiserver.verbs import Api, DeleteOptions
+from edgectl.apiserver.verbs import Api
 from metasync.interfaces import StoreError
 
 Obj = dict[str, Any]

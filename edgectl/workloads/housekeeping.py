@@ -7,8 +7,8 @@ from typing import Any
 
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.meta import seconds_of
+from edgectl.apiserver.options import DeleteOptions
 from edgectl.apiserver.resources import EVENT, NODE, POD, Resource
-from edgectl.apiserver.verbs import DeleteOptions
 from edgectl.workloads.controller import Controller, Key, key_of
 
 Obj = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from edgectl.apiserver.errors import ApiError
+from edgectl.apiserver.options import DeleteOptions, ListOptions
 from edgectl.apiserver.resources import NAMESPACE, RESOURCES
-from edgectl.apiserver.verbs import DeleteOptions, ListOptions
 from edgectl.workloads.controller import Controller, Key
 
 Obj = dict[str, Any]

@@ -11,15 +11,17 @@ from edgectl.testing import ApiClient
 from edgectl.testing_contract import (
     ApplyContract,
     DiscoveryContract,
-    LeaseContract,
     ListContract,
-    NamespaceContract,
-    NodeContract,
     ObjectContract,
     PatchContract,
+    WatchContract,
+)
+from edgectl.testing_contract_kinds import (
+    LeaseContract,
+    NamespaceContract,
+    NodeContract,
     PodContract,
     ServiceContract,
-    WatchContract,
     WorkloadContract,
 )
 from tests.integration.api_process import EmbeddedApi

@@ -13,9 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from edgectl.apiserver.cache import Change, Subscriber, WatchCache
 from edgectl.apiserver.meta import timestamp
+from edgectl.apiserver.options import DeleteOptions, ListOptions
 from edgectl.apiserver.resources import NAMESPACE, NODE, POD, Resource
 from edgectl.apiserver.storage import ObjectStore
-from edgectl.apiserver.verbs import Api, DeleteOptions, ListOptions
+from edgectl.apiserver.verbs import Api
 from edgectl.workloads.controller import Controller
 from metasync.memory import MemoryStore
 

@@ -11,8 +11,9 @@ from typing import Any
 from edgectl.apiserver.accounts import ISSUER, AccountTokens, SigningKey
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.identity import MASTERS, StaticTokens, User, bearer_user, may
+from edgectl.apiserver.options import DeleteOptions
 from edgectl.apiserver.resources import CONFIGMAP, ENDPOINT_SLICE, ENDPOINTS, NAMESPACE, POD, SERVICE, SERVICE_ACCOUNT
-from edgectl.apiserver.verbs import Api, DeleteOptions
+from edgectl.apiserver.verbs import Api
 from edgectl.scheduler import Scheduler
 from edgectl.workloads.accounts import AccountController
 from edgectl.workloads.endpoints import SERVICE_NAME, EndpointsController

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgectl.apiserver.errors import ApiError
+from edgectl.apiserver.options import DeleteOptions, ListOptions, WriteOptions
 from edgectl.apiserver.patch import merge
 from edgectl.apiserver.resources import CONFIGMAP, POD, SERVICE
-from edgectl.apiserver.verbs import DeleteOptions, ListOptions, WriteOptions
 from tests.unit.edgectl.api_world import ApiTestCase, Obj
 
 

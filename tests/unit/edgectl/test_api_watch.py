@@ -9,10 +9,10 @@ from edgectl.apiserver import cache as cache_module
 from edgectl.apiserver.cache import WatchCache
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.negotiate import PlainForm
+from edgectl.apiserver.options import DeleteOptions
 from edgectl.apiserver.resources import CONFIGMAP, Resource
 from edgectl.apiserver.selectors import predicate
 from edgectl.apiserver.streaming import MAX_QUEUED, WatchResponse
-from edgectl.apiserver.verbs import DeleteOptions
 from edgectl.apiserver.watches import ApiWatch
 from metasync.interfaces import StoreUnavailable
 from tests.unit.edgectl.api_world import ApiTestCase, Obj

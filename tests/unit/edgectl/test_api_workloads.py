@@ -15,6 +15,7 @@ from edgectl.workloads.deployments import DeploymentController
 from edgectl.workloads.pods import is_active, is_ready
 from edgectl.workloads.replicasets import ReplicaSetController
 from edgectl.workloads.rollout import Limits, Set, next_step
+from metasync.interfaces import StoreUnavailable
 from tests.unit.edgectl.api_world import ApiTestCase, Kubelets, Obj
 
 
@@ -96,6 +97,25 @@ class ReplicaSetTests(WorkloadCase):
         (pod,) = self.all(POD)
         self.remove(POD, pod["metadata"]["name"], grace=0)
         self.assertEqual(self.all(REPLICA_SET), [])
+
+
+class OutageTests(WorkloadCase):
+    def test_controllers_go_on_after_the_store_was_away(self) -> None:
+        self.make(REPLICA_SET, workload(replicas=1))
+        away = self.patch(self.store, "range", _unavailable)
+        self.cache.failed(StoreUnavailable("away"))
+        self.settle(10)
+        away.restore()
+        self.settle(5)
+        self.settle(5)
+        self.assertEqual(len(self.all(POD)), 1)
+        self.change(REPLICA_SET, "web", replicas=3)
+        self.settle(5)
+        self.assertEqual(len(self.all(POD)), 3)
+
+
+async def _unavailable(*_: Any, **__: Any) -> Any:
+    raise StoreUnavailable("away")
 
 
 class DeploymentTests(WorkloadCase):
