@@ -96,20 +96,21 @@ def _addresses(text: str) -> list[Address]:
 
 @contextmanager
 def telling_who(world: World, pods: Sequence[tuple[Edge, str]]) -> Iterator[None]:
-    """While this is entered, every endpoint answers at ``PORT`` with the address of who asks."""
+    """While this is entered, every endpoint answers at ``PORT`` with the address of who asks; so does the Internet."""
     folder = world.path / "who"
     (folder / "cgi-bin").mkdir(parents=True, exist_ok=True)
     (folder / "cgi-bin/who").write_text(_CGI)
     (folder / "cgi-bin/who").chmod(0o755)
     net = world.net
     with ExitStack() as kept:
-        for namespace in (net.eip, net.vm, net.pod, *(edge.site.node for edge in world.edges)):
+        for namespace in (net.host, net.eip, net.vm, net.pod, *(edge.site.node for edge in world.edges)):
             command = ["busybox", "httpd", "-f", "-p", str(PORT), "-h", str(folder)]
             kept.enter_context(Daemon(f"who-{namespace.name}", command, namespace=namespace))
         for edge, pod in pods:
             _serve_in_pod(edge, pod)
             kept.callback(edge.execute, pod, "pkill", "-f", f"httpd -p {PORT}")
-        wait_until(lambda: all(_listens(each) for each in endpoints(world, pods)), 10, "all to answer themselves")
+        everyone = [_machine("Internet", net.host, "wan"), *endpoints(world, pods)]
+        wait_until(lambda: all(_listens(each) for each in everyone), 10, "all to answer themselves")
         yield
 
 
@@ -149,6 +150,12 @@ def _plain(text: str) -> Address:
     """An address as busybox's httpd tells it: in brackets, or IPv4 mapped into IPv6."""
     address = ip_address(text.strip("[]"))
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def seen_from(edge: Edge, pod: str, address: str) -> Address | None:
+    """The source that the machine at ``address`` sees when the pod asks it; ``None`` if nothing comes through."""
+    told = edge.execute(pod, "sh", "-c", _PROBE, "sh", address).split()
+    return _plain(told[2]) if len(told) > 2 else None
 
 
 def table(found: Sequence[Endpoint], tried: Sequence[Crossing], version: int) -> str:

@@ -28,6 +28,7 @@ class Memory:
     seconds_to_running: float = 0.0
     uids: dict[str, str] = field(default_factory=dict)
     containers: dict[str, ContainerView] = field(default_factory=dict)
+    service_address: str = ""
     megabytes: dict[str, tuple[float, float]] = field(default_factory=dict)
     """RSS and PSS of each process with one pod on each device."""
 
@@ -90,8 +91,10 @@ class Telling:
     def _try(self, each: Step) -> str | Exception:
         try:
             return each.play(self.world, self.memory)
-        except (NotAsTold, LabError) as error:
-            failure = NotAsTold(str(error))
-            failure.__cause__ = error.__cause__
+        except Exception as error:
+            # Not only a check may fail: a missing container, or an answer in another form, is not as told either.
+            expected = isinstance(error, NotAsTold | LabError)
+            failure = NotAsTold(str(error) if expected else f"{type(error).__name__}: {error}")
+            failure.__cause__ = error.__cause__ if expected else error
             failure.add_note(self.world.logs(but=str(error)))
             return failure

@@ -116,7 +116,7 @@ class Internet(Closing):
         self.switch = self.namespace("switch")
         self.switch.bridge("public")
         self.host = self.namespace("internet")
-        self._public(self.host, "host", 1, default=False)
+        self.host_address, self.host_address6 = self._public(self.host, "host", 1, default=False)
         self.eip = self.namespace("eip")
         self.eip_address, self.eip_address6 = self._public(self.eip, "eip", 10)
         self.switch.bridge("cloud")

@@ -80,8 +80,13 @@ def edge_boots_cold(world: World, memory: Memory) -> str:
     edge.engine.start()
     agent = edge.boot()
     agent.wait_for(lambda: edge.containers("client"), 40)
+    seconds = time.monotonic() - began
     (memory.containers["client"],) = edge.containers("client")
-    return f"engine, agent and pod are up {time.monotonic() - began:.1f} s after the power came back"
+    agent.wait_for(lambda: memory.service_address in edge.execute("client", "nslookup", "hello"), 20)
+    return (
+        f"engine, agent and pod are up {seconds:.1f} s after the power came back\n"
+        f"the name hello is still {memory.service_address} to it"
+    )
 
 
 RETURN = Chapter("The cloud returns")

@@ -10,7 +10,7 @@ from examples.demo.looking import (
     fetch,
     in_subnet,
 )
-from examples.demo.matrix import crossings, endpoints, table, telling_who
+from examples.demo.matrix import crossings, endpoints, seen_from, table, telling_who
 from examples.demo.telling import MANIFESTS, Chapter, Memory, check
 from examples.demo.world import World, memory_of
 from tests.lab.waiting import wait_until
@@ -78,10 +78,15 @@ def one_network(world: World, memory: Memory) -> str:
     with telling_who(world, pods):
         found = endpoints(world, pods)
         tried = crossings(found)
+        outside = [(edge, pod, seen_from(edge, pod, world.net.host_address)) for edge, pod in pods]
     bad = [f"{each.source.name} → {each.destination.name} ({each.address})" for each in tried if not each.good]
     tables = [table(found, tried, version) for version in (4, 6)]
     check(not bad, "every crossing to work", "\n".join([*bad, *tables]))
-    return "\n\n".join(["the source address that each saw, over IPv4 and IPv6:", *tables])
+    for edge, pod, seen in outside:
+        expected = f"the Internet to see pod {pod} with the address of its site, {edge.site.public_address}"
+        check(str(seen) == edge.site.public_address, expected, seen)
+    internet = "The Internet sees both pods with the public addresses of their sites: that traffic takes no detour."
+    return "\n\n".join(["the source address that each saw, over IPv4 and IPv6:", *tables, internet])
 
 
 @POD.step("a ConfigMap changed in the cloud changes the file in the running pod")

@@ -43,3 +43,22 @@ def workloads_run(world: World, memory: Memory) -> str:
         nodes = sorted(pod["spec"]["nodeName"] for pod in pods)
         check(nodes == ["edge-1", "edge-2"], f"a pod of {app} on each device", nodes)
     return f"rolled out after {seconds:.1f} s\n{world.kubectl('get', 'pods', '-o', 'wide')}"
+
+
+@WORKLOADS.step("a pod finds them by the Service's name, at its own site and at the other one")
+def service_by_name(world: World, memory: Memory) -> str:
+    client = world.edges[1]
+    pods = {each["metadata"]["name"] for each in world.kubectl.json("get", "pods", "--selector=app=hello")["items"]}
+    answered: dict[str, int] = dict.fromkeys(pods, 0)
+
+    def all_answered() -> bool:
+        page = client.execute("client", "timeout", "5", "wget", "-q", "-O", "-", "http://hello/").strip()
+        if page:
+            check(page in pods, f"one of {sorted(pods)}", page)
+            answered[page] += 1
+        return all(answered.values())
+
+    wait_until(all_answered, 30, "every pod of the Service to answer the client", interval=0.1)
+    memory.service_address = world.kubectl.json("get", "service", "hello")["spec"]["clusterIP"]
+    counts = ", ".join(f"{name} ({count})" for name, count in sorted(answered.items()))
+    return f"http://hello/ is {memory.service_address}; {sum(answered.values())} requests were answered by {counts}"
