@@ -250,6 +250,36 @@ def duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2] or "s"]
 
 
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = duration(text)
+        if not least <= value <= most:
+            raise ValueError(f"it must be from {least:g} s to {most:g} s")
+        return value
+
+    return parse
+
+
+HEARTBEAT_SETTINGS = (
+    Setting(
+        "heartbeat",
+        "heartbeats on an idle link; a dead one is noticed after 2.5 times as long",
+        seconds(1, 3600),
+        DURATION,
+        30.0,
+    ),
+    Setting(
+        "probe",
+        "how long data may go without an answer before the other side is asked; a dead link in use is noticed after "
+        "2.6 times as long",
+        seconds(1, 600),
+        DURATION,
+        5.0,
+    ),
+)
+"""For both ends of a link; each judges by its own."""
+
+
 def choice(*names: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in names:

@@ -22,6 +22,7 @@ from kubebus.interfaces import IPAddress
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.renewal import Renewer, enrolled
+from kubebus.session import Timing
 from kubebus.status import as_json
 from kubebus.tlsconfig import LINK
 from kubebus.tokens import Refused
@@ -98,7 +99,12 @@ class DeviceNode(ComposedService):
             self._state,
             lambda name: open_tun(self.reactor, name),
             LinuxHostNetwork(self._state / "host-settings"),
-            EdgeOptions(time.time, keyring.learn_time, agent=f"kubebus/{__version__}"),
+            EdgeOptions(
+                time.time,
+                keyring.learn_time,
+                timing=Timing.every(self._options["heartbeat"], self._options["probe"]),
+                agent=f"kubebus/{__version__}",
+            ),
         )
 
     def _engine(self, store: Store, link: EdgeLinkService) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class Options(SettingsOptions):
         ),
         Setting("cluster-domain", "the cluster's domain, for pods", allowed="DOMAIN", default="cluster.local"),
         Setting("interface", "the name of the TUN device", allowed="NAME", default="kb0"),
+        *config.HEARTBEAT_SETTINGS,
         Setting("socket", "the socket of the command 'kubebus'", Path, "PATH", Path(EDGE_SOCKET)),
     )
 

@@ -31,6 +31,7 @@ from kubebus.network import Network
 from kubebus.peers import PeerOptions
 from kubebus.renewal import RENEW_SERVICE
 from kubebus.router import RouterOptions, RouterService, farewell
+from kubebus.session import Timing
 from kubebus.sharedlinks import SharedLinks
 from kubebus.status import as_json
 from kubebus.tap.directory import RouterDirectory
@@ -133,6 +134,7 @@ class CloudNode(ComposedService):
             RouterOptions(
                 time.time,
                 lambda: [str(each) for each in self._public],
+                timing=Timing.every(options["heartbeat"], options["probe"]),
                 agent=f"kubebus/{__version__}",
                 peers=PeerOptions(
                     SharedLinks(registry, trust.identity.name),
