@@ -60,7 +60,11 @@ _PING_PERIOD = 10.0
 _PING_TIMEOUT = 8.0
 _RETRY = 2.0
 _MAX_EXEC_OUTPUT = 10 * 1024
-_EVENTS = ("create", "start", "die", "oom", "destroy")
+# Docker's words, and Podman's.
+_NOT_RUNNING = ("is not running", "can only kill running containers")
+# The last two are Podman's own names for "die" and "destroy".
+_EVENTS = ("create", "start", "die", "oom", "destroy", "died", "remove")
+_SAME_EVENTS = {"died": "die", "remove": "destroy"}
 
 
 class DockerEngine:
@@ -138,7 +142,7 @@ class DockerEngine:
             what = str(event.get("Action") or event.get("status") or "")
             container = str(actor.get("ID") or event.get("id") or "")
             if container and self._running:
-                observer.container_changed(container, what)
+                observer.container_changed(container, _SAME_EVENTS.get(what, what))
 
         def done(error: Exception | None) -> None:
             if not ended.called:
@@ -250,7 +254,8 @@ class DockerEngine:
         try:
             return str(api.create_container_from_config(body, config.name)["Id"])
         except APIError as error:
-            if error.status_code != 409:
+            # Docker answers 409, Podman 500.
+            if error.status_code != 409 and "already in use" not in str(error):
                 raise
         # A container of that name is there: made by us just before we were killed, and never noted.
         present = container_view(api.inspect_container(config.name))
@@ -270,7 +275,7 @@ class DockerEngine:
         except RuntimeUnavailable:
             raise
         except EngineError as error:
-            if "is not running" not in str(error):
+            if not any(words in str(error) for words in _NOT_RUNNING):
                 raise
 
     async def remove(self, container_id: str) -> None:
@@ -319,7 +324,8 @@ class DockerEngine:
     async def import_image(self, layer: bytes, repository: str, tag: str, entrypoint: str) -> None:
         change = f'ENTRYPOINT ["{entrypoint}"]'
         await self._call(
-            lambda api: api.import_image_from_data(layer, repository=repository, tag=tag, changes=[change])
+            # Podman reads no tag beside the name.
+            lambda api: api.import_image_from_data(layer, repository=f"{repository}:{tag}", changes=[change])
         )
 
     async def load_image(self, path: str) -> None:

@@ -19,6 +19,7 @@ from appengine.runtime import (
 )
 
 MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+_CONFIG = "io.kubebus.network.config"
 _BRIDGE = "com.docker.network.bridge.name"
 _MTU = "com.docker.network.driver.mtu"
 _GATEWAY_MODES = (
@@ -135,20 +136,20 @@ def network_body(config: NetworkConfig, network_labels: Mapping[str, str], engin
         "EnableIPv6": any(subnet.version == 6 for subnet in config.subnets),
         "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet)} for subnet in config.subnets]},
         "Options": {MASQUERADE: "false", _BRIDGE: config.bridge, _MTU: str(config.mtu), **modes},
-        "Labels": dict(network_labels),
+        "Labels": {**network_labels, _CONFIG: _signature(config)},
     }
 
 
 def same_network(found: Json, config: NetworkConfig) -> bool:
-    """Whether a network that is there is the one that is wanted."""
-    subnets = {str(item.get("Subnet")) for item in (found.get("IPAM") or {}).get("Config") or ()}
-    options = found.get("Options") or {}
-    return (
-        subnets == {str(subnet) for subnet in config.subnets}
-        and options.get(MASQUERADE) == "false"
-        and options.get(_BRIDGE) == config.bridge
-        and options.get(_MTU) == str(config.mtu)
-    )
+    """Whether a network that is there is the one that is wanted.
+
+    It says so itself: engines do not all give back the options that a network was made with.
+    """
+    return (found.get("Labels") or {}).get(_CONFIG) == _signature(config)
+
+
+def _signature(config: NetworkConfig) -> str:
+    return " ".join([*map(str, config.subnets), str(config.mtu), config.bridge])
 
 
 def container_view(inspected: Json) -> ContainerView:

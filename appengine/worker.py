@@ -6,7 +6,7 @@ tells of a change, or when a time that the plan named has come.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -26,7 +26,6 @@ from appengine.lifecycle import (
     CreateSandbox,
     History,
     KillContainer,
-    Plan,
     RemoveContainer,
     ResumeContainer,
     ResumeSandbox,
@@ -78,6 +77,7 @@ class Worker:
         self._stopped = False
         self._cleared = self._told_killing = False
         self._stale_files = False
+        self._kept: set[str] = set()
         self._backing_off: dict[str, tuple[str, int]] = {}
         self._woken: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
@@ -262,14 +262,15 @@ class Worker:
         await self._drop_misplaced(self.pod)
         await self._refresh_files(self.pod)
         next_steps = plan(self.pod, tuple(self.views.values()), self.history, self.node.now())
-        for action in next_steps.actions:
+        actions = [a for a in next_steps.actions if not (isinstance(a, RemoveContainer) and a.view.id in self._kept)]
+        for action in actions:
             if self.terminating or self._stopped:
                 break
             await self._do(self.pod, action)
         await self._note_ends()
         self.report()
         self._tell_back_off()
-        return self._when(next_steps, deadline)
+        return self._when(actions, next_steps.wake, deadline)
 
     def _tell_back_off(self) -> None:
         for status in (*self.status.get("initContainerStatuses", ()), *self.status.get("containerStatuses", ())):
@@ -280,11 +281,11 @@ class Worker:
                     self._backing_off[status["name"]] = (message, status["restartCount"])
                     self.event(WARNING, "BackOff", message, status["name"])
 
-    def _when(self, next_steps: Plan, deadline: float | None) -> float | None:
-        if any(not isinstance(action, KillContainer) for action in next_steps.actions):
+    def _when(self, actions: Sequence[Action], wake: float | None, deadline: float | None) -> float | None:
+        if any(not isinstance(action, KillContainer) for action in actions):
             self._dirty = True
         now = self.node.now()
-        times = [t for t in (next_steps.wake, deadline, *self.history.retry_at.values()) if t and t > now]
+        times = [t for t in (wake, deadline, *self.history.retry_at.values()) if t and t > now]
         return min(times, default=None)
 
     def _check_deadline(self, pod: Pod) -> float | None:
@@ -331,7 +332,7 @@ class Worker:
                 )
                 self.killer.kill(action.view, grace, action.reason).addCallback(lambda _: self.wake())
         elif isinstance(action, RemoveContainer):
-            await self._remove(action.view)
+            await self._discard(action.view)
         elif isinstance(action, CreateSandbox | ResumeSandbox):
             await self._sandbox(pod, action)
         else:
@@ -505,6 +506,18 @@ class Worker:
         except NoSuchContainer:
             self.lost(container_id)
 
+    async def _discard(self, view: ContainerView) -> None:
+        """Remove what has been superseded, if the engine lets us: others may depend on it as long as they exist."""
+        try:
+            await self._remove(view)
+        except RuntimeUnavailable:
+            raise
+        except EngineError as error:
+            self._kept.add(view.id)
+            self._log.info(
+                "container {name} of pod {pod} is kept: {error}", name=view.name, pod=str(self.ref), error=str(error)
+            )
+
     async def _remove(self, view: ContainerView) -> None:
         await self.node.runtime.remove(view.id)
         self.views.pop(view.id, None)
@@ -577,7 +590,8 @@ class Worker:
         if any(view.running and view.kind is not Kind.PAUSE for view in self.views.values()):
             return self.node.now() + _RETRY
         self.report()
-        for view in list(self.views.values()):
+        # The pause container last: an engine may refuse to remove what others depend on.
+        for view in sorted(self.views.values(), key=lambda view: view.kind is Kind.PAUSE):
             await self._remove(view)
         await self.node.files.run(self.node.volumes.remove, self.ref.uid)
         return None
