@@ -34,8 +34,10 @@ def main() -> int:
     print(f"{report.table(results)}\n\n{report.verdicts(results)}")
     for line in report.skips(results):
         print(line)
-    (options.output / "results.svg").write_text(svg(report.load(options.output)))
-    print(f"\nWritten: {options.output}/results.json, results.svg")
+    everything = report.load(options.output)
+    (options.output / "results.svg").write_text(svg(everything))
+    (options.output / "README.md").write_text(report.page(everything))
+    print(f"\nWritten to {options.output}: results.json, results.svg, README.md")
     return 0
 
 

@@ -53,6 +53,26 @@ def judge(results: Results, target: Target) -> tuple[float, bool] | None:
     return target.value(ours, theirs), target.met(ours, theirs, BY_KEY[target.metric])
 
 
+def page(results: Results) -> str:
+    """A page of Markdown with everything, to lie beside the JSON and the plot."""
+    about = machine()
+    lines = [
+        "# Results",
+        "",
+        "Written by `./scripts/bench`; medians, and in brackets how many times theirs ours is. Ratios hold within a run;",
+        f"the absolute figures are of {about['cores']} cores of {about['processor']}, shared by all processes of a run,",
+        f"Linux {about['kernel']}, Python {about['python']}. Every sample is in `results.json`.",
+        "",
+        "![](results.svg)",
+        "",
+        f"```\n{table(results)}\n```",
+        "",
+        f"```\n{verdicts(results)}\n```",
+    ]
+    left_out = [f"- {line}" for line in skips(results)]
+    return "\n".join([*lines, "", *left_out]).rstrip() + "\n"
+
+
 def skips(results: Results) -> Iterator[str]:
     for what, why in results.skipped.items():
         yield f"skipped: {what}: {why.splitlines()[0]}"

@@ -58,6 +58,13 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(loaded.samples["stream_1"], {OURS: [5.0]})
         self.assertEqual(loaded.median("ping_idle", OPENVPN), 0.2)
 
+    def test_the_page_has_all_of_it(self) -> None:
+        made = results()
+        made.skip("packets: nebula", "it is not installed\nat all")
+        page = report.page(made)
+        for expected in ("results.svg", "125 (8×)", "NOT REACHED", "- skipped: packets: nebula: it is not installed\n"):
+            self.assertIn(expected, page)
+
     def test_the_plot_is_an_svg(self) -> None:
         root = ElementTree.fromstring(svg(results()))
         self.assertTrue(root.tag.endswith("svg"))
