@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from edgectl.errors import StatusError
 from edgectl.eventsync import EventKey, EventSync
 from edgectl.informer import Informer
 from edgectl.interfaces import EdgeNode, NodeDirectory
@@ -28,7 +29,7 @@ from edgectl.kubernetes import (
 from edgectl.mirror import Change, Mirror, StoreMirror
 from edgectl.nodes import RENEW_SECONDS, NodeOptions, keeps_lease, lost_in
 from edgectl.nodesync import NodeSync
-from edgectl.podsync import PodIndex, PodSync, node_name
+from edgectl.podsync import SLIM, PodIndex, PodSync, node_name, slim
 from edgectl.services import ServiceTable, strip_node
 from edgectl.tokens import sources
 from edgectl.tokensync import TokenSync
@@ -91,7 +92,7 @@ class EdgeController(Service):
         self._index = PodIndex()
         self._mirror = StoreMirror(reactor, store, network, self._random, self._stored, self._progress)
         self._nodes = self._informer(NODES, transform=_without_images)
-        self._pods = self._informer(PODS, field_selector="spec.nodeName!=", transform=_unmanaged)
+        self._pods = self._informer(PODS, field_selector="spec.nodeName!=", transform=self._kept)
         self._objects = {
             resource.plural: {
                 namespace: self._informer(resource, namespace=namespace, transform=_unmanaged)
@@ -123,6 +124,7 @@ class EdgeController(Service):
         self._event_sync = EventSync(reactor, client, self._edges, self._index, self._mirrored)
         self._event_work: Workers[EventKey] = Workers(reactor, "event", self._event, self._random, EVENT_CONCURRENCY)
         self._node_work = self._workers("node", self._node)
+        self._fetch_work = self._workers("pod", self._fetch)
         self._lease_work = self._workers("lease of node", self._renew)
         self._token_work = self._workers("tokens of pod", self._tokens)
         self._pod_work = self._workers("status of pod", self._report)
@@ -136,7 +138,7 @@ class EdgeController(Service):
     @property
     def idle(self) -> bool:
         """Whether nothing is left to do but what comes again with time: Leases and tokens."""
-        ending = (self._node_work, self._push_work, self._pod_work, self._event_work)
+        ending = (self._node_work, self._fetch_work, self._push_work, self._pod_work, self._event_work)
         return self._ready and all(work.idle for work in ending)
 
     @property
@@ -147,14 +149,26 @@ class EdgeController(Service):
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._directory.subscribe(self._enrolled)
-        self._nodes.subscribe(self._node_changed, self._progress)
+        self._nodes.subscribe(self._node_changed, self._nodes_read)
         self._pods.subscribe(self._pod_changed, self._progress)
         for plural, informers in self._objects.items():
             for informer in informers.values():
                 informer.subscribe(self._object_changed(plural), self._progress)
         self._mirror.start()
         for informer in self._informers():
-            informer.start()
+            if informer is not self._pods:
+                informer.start()
+
+    def _nodes_read(self) -> None:
+        """The pods come after the Nodes, which tell whose pods to keep whole."""
+        self._pods.start()
+        self._progress()
+
+    def _kept(self, pod: Object) -> Object:
+        return _unmanaged(pod) if self._is_edge(node_name(pod)) else slim(pod)
+
+    def _is_edge(self, name: str) -> bool:
+        return name in self._edges or self._node_sync.node(name) is not None
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]
@@ -200,6 +214,7 @@ class EdgeController(Service):
     def _all_work(self) -> list[Workers[Any]]:
         return [
             self._node_work,
+            self._fetch_work,
             self._lease_work,
             self._token_work,
             self._push_work,
@@ -234,6 +249,8 @@ class EdgeController(Service):
         self._node_work.add(name)
         self._lease_work.add(name)
         self._push_work.add(name)
+        for key in self._index.slim_on(name) if name in self._edges else ():
+            self._fetch_work.add(key)
         for key, pod in self._index.on_node(name):
             self._pod_work.add(key)
             if sources(pod):
@@ -316,6 +333,20 @@ class EdgeController(Service):
             seconds = lost_in(edge, self._node_sync.node(name), self._reactor.seconds())
             if seconds is not None:
                 self._node_work.add_after(name, seconds)
+
+    async def _fetch(self, key: str) -> None:
+        """Read a pod that was bound to a node before that was one of ours."""
+        pod = self._index.pods.get(key)
+        if pod is None or SLIM not in pod:
+            return
+        try:
+            item = await self._client.get(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        except StatusError as error:
+            if not error.not_found:
+                raise
+            return  # the watch will tell
+        if self._index.pods.get(key) is pod:
+            self._pods.replace(key, item)
 
     async def _push(self, name: str) -> None:
         await self._pod_sync.push(name)

@@ -76,6 +76,10 @@ class Informer:
         if synced is not None:
             self._synced.append(synced)
 
+    def replace(self, key: str, item: Object) -> None:
+        """Take in an object that was read singly."""
+        self._core.replace(key, item)
+
     def start(self) -> None:
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(self._died)

@@ -39,6 +39,15 @@ _STRIP: Mapping[str, Callable[[Mapping[str, Any]], Object]] = {
 }
 
 
+SLIM = "kubebus.io/slim"
+"""Marks what is kept of a pod that is not on an edge node: in a large cluster that is most of them."""
+
+
+def slim(pod: Mapping[str, Any]) -> Object:
+    metadata = {name: pod["metadata"][name] for name in ("namespace", "name", "uid", "resourceVersion")}
+    return {"metadata": metadata, "spec": {"nodeName": node_name(pod)}, SLIM: True}
+
+
 class PodIndex:
     """Which pods are bound to which node, and which pods use which object. Pure."""
 
@@ -64,6 +73,10 @@ class PodIndex:
 
     def on_node(self, node: str) -> Iterator[tuple[str, Object]]:
         return ((key, self.pods[key]) for key in self._by_node.get(node, ()))
+
+    def slim_on(self, node: str) -> list[str]:
+        """The pods of a node of which too little is kept."""
+        return [key for key, pod in self.on_node(node) if SLIM in pod]
 
     def has_pods(self, node: str) -> bool:
         return node in self._by_node
@@ -143,8 +156,8 @@ class PodSync:
     async def push(self, node: str) -> None:
         """Write what the node is to run, where that has changed."""
         edge = self._directory.get(node)
-        if edge is None:
-            return
+        if edge is None or self._index.slim_on(node):
+            return  # not one of ours, or its pods are being read
         keys = NodeKeys(self._network, node)
         wanted = {} if edge.revoked else self.wanted(keys)
         mirror = self._mirror()
@@ -182,7 +195,7 @@ class PodSync:
         :return: 0.0, or the seconds after which to try again, since the node has written too much of late.
         """
         pod = self._index.pods.get(key)
-        if pod is None:
+        if pod is None or SLIM in pod:
             return 0.0
         report = self._report(pod)
         if report is None:

@@ -171,6 +171,12 @@ class Reflector:
         self.items[key] = new = self._transform(item)
         self._changed(key, old, new)
 
+    def replace(self, key: str, item: Object) -> None:
+        """An object was read singly. What the watch tells later counts more."""
+        old = self.items.get(key)
+        self.items[key] = new = self._transform(item)
+        self._changed(key, old, new)
+
     def watch_ended(self, lasted: float, error: ApiError | None = None) -> Step:
         """The watch is over, after ``lasted`` seconds: by the server's will, or by an error.
 

@@ -9,7 +9,7 @@ from edgectl.interfaces import EdgeNode
 from edgectl.nodes import AUTONOMY_ANNOTATION, NodeOptions
 from edgectl.testing_control import Refusal
 from metasync.keys import NodeKeys
-from metasync.model import KeyRange, Put
+from metasync.model import EventType, KeyRange, Put
 from tests.unit.edgectl.control_world import START, ControlTestCase, configmap, edge, pod, running
 
 
@@ -288,6 +288,29 @@ class DesiredTests(ControlTestCase):
         self.start()
         self.assertEqual(["configmaps/default/used", "pods/default/p", "secrets/default/s"], sorted(self.desired()))
         self.assertEqual({"k": "djE="}, self.desired()["secrets/default/s"]["data"])
+
+    def test_of_other_nodes_pods_little_is_kept(self) -> None:
+        self.api.put("pods", pod("theirs", node="big"))
+        self.api.put("pods", pod("ours"))
+        self.start()
+        kept = self.controller._pods.items
+        self.assertNotIn("containers", kept["default/theirs"]["spec"])
+        self.assertIn("containers", kept["default/ours"]["spec"])
+
+    def test_pods_bound_to_a_node_before_it_was_enrolled(self) -> None:
+        self.api.put("pods", pod("early", node="edge2"))
+        self.api.put("pods", pod("earlier", node="edge2"))
+        self.start()
+        self.put(NodeKeys("default", "edge2").desired_object("pods", "default", "early"), {"kind": "Pod"})
+        self.settle()
+        before = [event.kv.key for event in self.store._events]
+        self.directory.set(edge("edge2"))
+        self.settle()
+        self.assertEqual(["pods/default/earlier", "pods/default/early"], sorted(self.desired("edge2")))
+        self.assertEqual("early", self.desired("edge2")["pods/default/early"]["metadata"]["name"])
+        after = self.store._events[len(before) :]
+        self.assertEqual([], [e for e in after if e.type is EventType.DELETE], "a running pod was taken away")
+        self.assertEqual(2, len([r for r in self.api.requests if r.startswith("GET /api/v1/namespaces/default/pods")]))
 
     def test_everything_of_one_change_is_one_revision(self) -> None:
         self.start()
