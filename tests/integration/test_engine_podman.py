@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -73,10 +75,21 @@ class Podman:
             client.api.import_image_from_file(str(busybox_rootfs()), repository=IMAGE, changes=['CMD ["sh"]'])
         return self
 
+    def _end_monitors(self) -> None:
+        """The monitors of processes that ran in containers stay for minutes, and would make the folders anew."""
+        marker = os.fsencode(self.path)
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and marker in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.daemon.close()
+        self._end_monitors()
         for point in mounts_below(self.path):
             unmount(point)
         shutil.rmtree(self.path, ignore_errors=True)
