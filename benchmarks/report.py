@@ -59,8 +59,8 @@ def page(results: Results) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `./scripts/bench`; medians, and in brackets how many times theirs ours is. Ratios hold within a run;",
-        f"the absolute figures are of {about['cores']} cores of {about['processor']}, shared by all processes of a run,",
+        "Written by `./scripts/bench`; medians, and in brackets how many times theirs ours is. Ratios hold within a",
+        f"run; the absolute figures are of {about['cores']} cores of {about['processor']}, shared by all processes,",
         f"Linux {about['kernel']}, Python {about['python']}. Every sample is in `results.json`.",
         "",
         "![](results.svg)",
