@@ -257,7 +257,8 @@ class SourceFeed(WatchObserver):
             await self._send_difference(comparison, everything=True)
             return
         await self._digest(comparison)
-        self._outlet.send(Reconcile(self._name, base is None, comparison.digests.pack()))
+        if not self._stopped:
+            self._outlet.send(Reconcile(self._name, base is None, comparison.digests.pack()))
 
     async def _digest(self, comparison: Comparison) -> None:
         count = (await self._store.range(self._keys, limit=1, keys_only=True)).count
@@ -297,6 +298,8 @@ class SourceFeed(WatchObserver):
                 self._outlet.send(Changes(self._name, tuple(part.changes.values())))
                 part = Delta(comparison.revision)
                 await self._outlet.ready()
+        if self._stopped:
+            return
         if not self._limits.fits(ops, size):
             what = f"the difference up to revision {comparison.revision}"
             self._hold(DoesNotFit(what, ops, size, self._limits))

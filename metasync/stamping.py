@@ -154,11 +154,12 @@ class Stamper(WatchObserver):
 
     def batch(self, batch: WatchBatch) -> None:
         self._dirty |= {event.kv.key[len(self.keys.data) :] for event in batch.events}
-        if not self._working:
-            spawn(self.settle(), self._failed)
+        self.progress(batch.revision)
 
     def progress(self, revision: int) -> None:
-        pass
+        """Also a moment to try again what failed, for want of space perhaps."""
+        if self._dirty and not self._working:
+            spawn(self.settle(), self._failed)
 
     def failed(self, error: StoreError) -> None:
         self._watch = None
@@ -168,7 +169,6 @@ class Stamper(WatchObserver):
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        """The next start stamps what this one could not."""
         _log.warn("application data cannot be stamped now: {error}", error=error)
 
     async def settle(self) -> None:

@@ -18,7 +18,8 @@ from metasync.conflict import (
     unpack_record,
     write,
 )
-from metasync.model import KeyRange
+from metasync.interfaces import StoreUnavailable
+from metasync.model import KeyRange, Put
 from tests.unit.metasync.pairs import now
 from tests.unit.metasync.world import KEYS, World
 
@@ -143,6 +144,24 @@ class DataTests(SynchronousTestCase):
         self.world.settle(30)
         self.assertEqual({n: s.revision for n, s in self.world.stores.items()}, revisions)
         self.assertEqual(self.world.wire, wire)
+
+    def test_whatCouldNotBeStampedIsStampedLater(self) -> None:
+        store = self.world.stores["n1"]
+        txn = store.txn
+
+        async def full(*arguments: Any) -> Any:
+            if any(arguments[0]):
+                raise StoreUnavailable("the disk is full")
+            return await txn(*arguments)
+
+        self.patch(store, "txn", full)
+        now(txn((), [Put(KEYS.data + b"all/a", b"1")]))
+        self.world.settle()
+        self.assertEqual(self.world.contents("n2"), {})
+        self.patch(store, "txn", txn)
+        now(store.txn((), [Put(b"/other", b"")]))
+        self.world.settle(5)
+        self.everywhere({"a": "1"})
 
     def test_afterACompactionTooEverythingArrives(self) -> None:
         self.world.write("cloud", **{f"all_{i}": "x" for i in range(100)})
