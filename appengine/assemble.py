@@ -152,8 +152,6 @@ def _options(both: Json, privileged: bool) -> tuple[str, ...]:
     seccomp = both.get("seccompProfile") or {}
     if seccomp.get("type") == "Unconfined" and not privileged:
         options.append("seccomp=unconfined")
-    elif seccomp.get("type") == "Localhost":
-        options.append(f"seccomp={seccomp.get('localhostProfile') or ''}")
     armor = both.get("appArmorProfile") or {}
     if armor.get("type") == "Unconfined":
         options.append("apparmor=unconfined")

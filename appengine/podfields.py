@@ -104,13 +104,22 @@ _HANDLER = objects(
 )
 _RESOURCES = objects(
     {
-        "limits": yes(maps(QUANTITY), "cpu, memory and ephemeral-storage; other names do not fit this node"),
+        "limits": yes(
+            maps(QUANTITY),
+            "cpu and memory as cgroup settings; ephemeral-storage is counted, not enforced; others do not fit",
+        ),
         "requests": yes(maps(QUANTITY)),
         "claims": refused(lists(ANY), "dynamic resource allocation needs drivers"),
     }
 )
 _SELINUX = objects({"user": yes(STRING), "role": yes(STRING), "type": yes(STRING), "level": yes(STRING)})
-_PROFILE = objects({"type": yes(STRING), "localhostProfile": yes(STRING)})
+_APP_ARMOR = objects({"type": yes(STRING), "localhostProfile": yes(STRING)})
+_SECCOMP = objects(
+    {
+        "type": yes(STRING, only=("RuntimeDefault", "Unconfined")),
+        "localhostProfile": refused(STRING, "profiles of the pod's own are not loaded"),
+    }
+)
 
 _SECURITY = objects(
     {
@@ -122,8 +131,8 @@ _SECURITY = objects(
         "allowPrivilegeEscalation": yes(BOOLEAN),
         "capabilities": yes(objects({"add": yes(lists(STRING)), "drop": yes(lists(STRING))})),
         "seLinuxOptions": yes(_SELINUX),
-        "seccompProfile": yes(_PROFILE),
-        "appArmorProfile": yes(_PROFILE),
+        "seccompProfile": yes(_SECCOMP),
+        "appArmorProfile": yes(_APP_ARMOR),
         "procMount": yes(STRING, only=("Default",)),
         "windowsOptions": refused(ANY, "this is Linux"),
     }
@@ -322,8 +331,8 @@ SPEC = objects(
                     "sysctls": yes(lists(objects({"name": yes(STRING), "value": yes(STRING)}))),
                     "seLinuxOptions": yes(_SELINUX),
                     "seLinuxChangePolicy": ignored(STRING, "volumes are not relabelled"),
-                    "seccompProfile": yes(_PROFILE),
-                    "appArmorProfile": yes(_PROFILE),
+                    "seccompProfile": yes(_SECCOMP),
+                    "appArmorProfile": yes(_APP_ARMOR),
                     "windowsOptions": refused(ANY, "this is Linux"),
                 }
             )
