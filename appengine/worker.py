@@ -24,7 +24,6 @@ from appengine.lastlog import log_tail
 from appengine.lifecycle import (
     Action,
     CreateSandbox,
-    History,
     KillContainer,
     RemoveContainer,
     ResumeContainer,
@@ -37,6 +36,7 @@ from appengine.lifecycle import (
 from appengine.node import Node, NotYet
 from appengine.podspec import Container, Json, Kind, Pod, PodRef
 from appengine.prober import Prober
+from appengine.remembering import remembered
 from appengine.runtime import (
     ContainerState,
     ContainerView,
@@ -45,7 +45,7 @@ from appengine.runtime import (
     RuntimeUnavailable,
 )
 from appengine.starting import make_container, make_sandbox, prepare_mounts, prepare_volumes
-from appengine.status import SUCCEEDED, pod_status, refused_status, rfc3339
+from appengine.status import pod_status, refused_status, rfc3339
 
 _RETRY = 10.0
 _FAILED_STEP = 5.0
@@ -616,26 +616,3 @@ class Worker:
         elif self.terminating and not self.status:
             return
         self.node.reports.pod(self.ref, self.status, gone)
-
-
-def remembered(status: Json) -> History:
-    """What an earlier run of the agent reported, as far as it matters for what follows."""
-    history = History()
-    phase = status.get("phase")
-    history.start_time = str(status.get("startTime") or "")
-    if phase in (SUCCEEDED, "Failed"):
-        history.phase = phase
-        history.reason, history.message = str(status.get("reason") or ""), str(status.get("message") or "")
-    for key in ("initContainerStatuses", "containerStatuses"):
-        for container in status.get(key) or ():
-            name = str(container.get("name"))
-            identity = str(container.get("containerID") or "").rpartition("/")[2]
-            if identity and (container.get("state") or {}).get("running"):
-                # A probe that had passed need not pass again for what ran on without the agent.
-                history.started.update({identity: True} if container.get("started") else {})
-                history.ready.update({identity: True} if container.get("ready") else {})
-            if identity or container.get("lastState"):
-                history.restarts[name] = int(container.get("restartCount") or 0)
-                ended = container.get("state") or {}
-                history.last_states[name] = ended if "terminated" in ended else container.get("lastState") or {}
-    return history
