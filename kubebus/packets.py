@@ -21,6 +21,7 @@ DATA_VALID: Final = 2
 GSO_NONE: Final = 0
 GSO_TCPV4: Final = 1
 GSO_TCPV6: Final = 4
+GSO_UDP_L4: Final = 5
 GSO_ECN: Final = 0x80
 
 TCP: Final = 6
@@ -31,6 +32,9 @@ ICMPV6: Final = 58
 MIN_GSO_SIZE: Final = 32
 """The smallest segment that Linux sends is 48 bytes less 12 of options (``net.ipv4.tcp_min_snd_mss``). Anything
 smaller would only make a receiver cut one frame into thousands of packets."""
+
+MAX_UDP_SEGMENTS: Final = 128
+"""Linux makes no UDP packet of more (``UDP_MAX_SEGMENTS``)."""
 
 _HEADER = struct.Struct("<BBHHHH")
 _unpack = _HEADER.unpack_from
@@ -98,6 +102,9 @@ def _check_header(payload: bytes, size: int, transport: int, version: int, mtu: 
 
 def _check_gso(payload: bytes, size: int, transport: int, version: int, mtu: int) -> None:
     _, gso, _, gso_size, csum_start, csum_offset = _unpack(payload)
+    if gso == GSO_UDP_L4:
+        _check_udp_gso(payload, size, transport, version, mtu)
+        return
     kind = gso & ~GSO_ECN
     if kind == GSO_TCPV4 and version == 4:
         protocol = payload[19]
@@ -114,6 +121,21 @@ def _check_gso(payload: bytes, size: int, transport: int, version: int, mtu: int
     if data_offset < 20 or headers >= size:
         raise MalformedPacket("its TCP header length is wrong")
     if gso_size < MIN_GSO_SIZE or headers + gso_size > mtu:
+        raise MalformedPacket(f"virtio gso_size {gso_size} is wrong")
+
+
+def _check_udp_gso(payload: bytes, size: int, transport: int, version: int, mtu: int) -> None:
+    _, _, _, gso_size, csum_start, csum_offset = _unpack(payload)
+    protocol = payload[19] if version == 4 else payload[16]
+    if version == 4 and (payload[16] & 0x3F or payload[17]):
+        raise MalformedPacket("it is a fragment with segments")
+    headers = transport + 8
+    if protocol != UDP or csum_start != transport or csum_offset != 6 or size <= headers:
+        raise MalformedPacket("virtio gso_type is of UDP, but it is not UDP")
+    at = HEADER_SIZE + transport + 4
+    if payload[at] << 8 | payload[at + 1] != size - transport:
+        raise MalformedPacket("its UDP length is wrong")
+    if not gso_size or headers + gso_size > mtu or size - headers > gso_size * MAX_UDP_SEGMENTS:
         raise MalformedPacket(f"virtio gso_size {gso_size} is wrong")
 
 

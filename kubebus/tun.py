@@ -20,8 +20,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from kubebus.packets import HEADER_SIZE, swap_header
+from kubebus.packets import GSO_UDP_L4, HEADER_SIZE, swap_header
 from kubebus.tundevice import Receiver, TunCounters, TunError
+from kubebus.udpgso import join, split
 
 # linux/if_tun.h
 _IFF_TUN: Final = 0x0001
@@ -31,6 +32,7 @@ _TUN_F_CSUM: Final = 0x01
 _TUN_F_TSO4: Final = 0x02
 _TUN_F_TSO6: Final = 0x04
 _TUN_F_TSO_ECN: Final = 0x08
+_TUN_F_USO: Final = 0x20 | 0x40
 _NR_SETIFF: Final = 202
 _NR_SETOFFLOAD: Final = 208
 _NR_SETVNETLE: Final = 220
@@ -72,7 +74,7 @@ def open_tun(reactor: IReactorFDSet, name: str) -> LinuxTun:
         os.close(fd)
         hint = "another process has it; choose another name" if error.errno == errno.EBUSY else "root is needed"
         raise TunError(f"TUN device {name!r} cannot be made ({error.strerror}): {hint}") from None
-    return LinuxTun(reactor, name, fd, swapped)
+    return LinuxTun(reactor, name, fd, swapped, cuts_udp=_cuts_udp(fd))
 
 
 def _configure(fd: int, name: str) -> bool:
@@ -89,17 +91,32 @@ def _configure(fd: int, name: str) -> bool:
     return False
 
 
+def _cuts_udp(fd: int) -> bool:
+    """Whether the kernel takes UDP packets with segments: since Linux 6.2, which also knows how to offer them."""
+    request = ioctl_write(_NR_SETOFFLOAD, platform.machine())
+    try:
+        fcntl.ioctl(fd, request, _OFFLOADS | _TUN_F_USO)
+    except OSError:
+        return False
+    # Only what is written: applications rarely send so, and join() does it for all of them.
+    fcntl.ioctl(fd, request, _OFFLOADS)
+    return True
+
+
 @implementer(IReadDescriptor)
 class LinuxTun:
     """A :class:`~kubebus.tundevice.TunDevice`.
 
     :param swapped: whether the kernel's virtio-net headers are big-endian.
+    :param cuts_udp: whether it takes UDP packets with segments.
     """
 
-    def __init__(self, reactor: IReactorFDSet, name: str, fd: int, swapped: bool = False) -> None:
+    def __init__(
+        self, reactor: IReactorFDSet, name: str, fd: int, swapped: bool = False, cuts_udp: bool = True
+    ) -> None:
         self.name = name
         self.counters = TunCounters()
-        self._reactor, self._fd, self._swapped = reactor, fd, swapped
+        self._reactor, self._fd, self._swapped, self._cuts_udp = reactor, fd, swapped, cuts_udp
         self._receiver: Receiver | None = None
         self._on_lost: Callable[[], None] | None = None
         self._paused = False
@@ -110,6 +127,9 @@ class LinuxTun:
             self._reactor.addReader(self)
 
     def write(self, payload: bytes) -> bool:
+        if payload[1] == GSO_UDP_L4 and not self._cuts_udp:
+            written = [self.write(packet) for packet in split(payload)]
+            return all(written)
         counters = self.counters
         try:
             os.write(self._fd, swap_header(payload) if self._swapped else payload)
@@ -168,7 +188,7 @@ class LinuxTun:
             self.counters.read += len(packets)
             self.counters.read_bytes += size - HEADER_SIZE * len(packets)
             if self._receiver is not None:
-                self._receiver(packets)
+                self._receiver(join(packets))
 
     def connectionLost(self, reason: Failure) -> None:
         # The reactor says so when the device was removed: its file has an error for ever.
