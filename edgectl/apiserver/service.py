@@ -39,6 +39,7 @@ from edgectl.workloads.deployments import DeploymentController
 from edgectl.workloads.endpoints import EndpointsController
 from edgectl.workloads.housekeeping import EventCollector, PodCollector
 from edgectl.workloads.namespaces import NamespaceController
+from edgectl.workloads.nodelife import EvictionController, NodeLifeController
 from edgectl.workloads.replicasets import ReplicaSetController
 from metasync.interfaces import Store
 
@@ -119,7 +120,9 @@ class EmbeddedControlPlane(Service):
             DeploymentController,
             EndpointsController,
             EventCollector,
+            EvictionController,
             NamespaceController,
+            NodeLifeController,
             PodCollector,
             ReplicaSetController,
             Scheduler,
