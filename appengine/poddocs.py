@@ -33,6 +33,20 @@ The list is made from the table by which pods are checked (`appengine/podfields.
 - **Secrets** are kept on a tmpfs. **ConfigMaps and Secrets** that change appear in running pods at once, by one swap of
   a symbolic link; environment variables and `subPath` mounts keep what they had, as everywhere.
 
+## On the device
+
+All of this works with no cloud at all.
+
+- `kubebus pods`, `describe POD`, `logs POD`, `exec POD -- COMMAND`, `attach POD` and `stats` look after the pods.
+- **Static pods**: manifests (JSON; YAML where PyYAML is installed) in the folder `manifests` of the engine's directory
+  (`pods/manifests` in the state directory). The folder is read every 20 seconds.
+- **Images without a registry**: archives made by `docker save` in the folder `images` beside it. They are loaded when a
+  pod needs an image that is not there, before anything is pulled.
+- **Pressure**, as with a kubelet: memory below 100 MiB, disk below 10 % or inodes below 5 % free, processes above 95 %.
+  Unused images go first, from 85 % of the disk on; then pods, one at a time: those over their requests first, then by
+  priority. A condition ends five minutes after it was last true.
+- **Host ports** lead to the pod from other machines and from the node's own addresses, not from its `127.0.0.1`.
+
 ## Fields
 
 | field | | remarks |

@@ -15,6 +15,9 @@ def makeService(options: Options) -> IService:
     # The reactor is chosen by twistd's --reactor before this runs; importing it earlier would choose it for good.
     reactor = importlib.import_module("twisted.internet.reactor")
     from appengine.tap.device import DeviceNode
+    from metasync.steady import steady
 
+    # First of all: whatever is timed from here on must not stop when somebody sets the clock back.
+    steady(reactor)
     service: IService = DeviceNode(reactor, options)
     return service
