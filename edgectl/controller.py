@@ -41,6 +41,9 @@ from metasync.interfaces import Store
 ENDPOINT_SLICE_VERSIONS = ("v1", "v1beta1")
 """``v1`` from Kubernetes 1.21 on."""
 
+STATUS_CONCURRENCY = 48
+"""Most of what goes to the API server is pod status, and each write waits for its disk."""
+
 EVENT_CONCURRENCY = 2
 """Events matter less than everything else that goes to the API server."""
 
@@ -127,7 +130,7 @@ class EdgeController(Service):
         self._fetch_work = self._workers("pod", self._fetch)
         self._lease_work = self._workers("lease of node", self._renew)
         self._token_work = self._workers("tokens of pod", self._tokens)
-        self._pod_work = self._workers("status of pod", self._report)
+        self._pod_work: Workers[str] = Workers(reactor, "status of pod", self._report, self._random, STATUS_CONCURRENCY)
         self._ready = False
 
     @property

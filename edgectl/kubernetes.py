@@ -41,7 +41,8 @@ MAX_BODY = 64 * 1024 * 1024
 _TOKEN_LIFE = 60.0
 """Seconds for which a token file is not read again (client-go does the same)."""
 
-_MAX_CONNECTIONS = 64
+_MAX_CONNECTIONS = 128
+"""Kept open: as many as the controller has requests under way at most."""
 
 _T = TypeVar("_T")
 
