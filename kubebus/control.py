@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, NoReturn, TypeVar
 
+from kubebus.identity import InvalidIdentity, check_name
 from kubebus.interfaces import IPAddress, IPNetwork
 from kubebus.linkerrors import BadControlMessage
 
@@ -41,6 +42,7 @@ class LinkConfig:
     """A node's place in the network, as its router tells it.
 
     :ivar routers: ``host:port`` of every router, for redialling.
+    :ivar site: the node's site, if it has one.
     :ivar time: the router's clock, in UNIX seconds: devices boot in 1970.
     """
 
@@ -53,6 +55,7 @@ class LinkConfig:
     mtu: int
     routers: tuple[str, ...] = ()
     time: float = 0.0
+    site: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ def encode(message: Message) -> bytes:
 
 
 def encode_config(config: LinkConfig) -> dict[str, object]:
+    site = {} if config.site is None else {"site": config.site}
     return {
         "network": config.network,
         "node": config.node,
@@ -123,6 +127,7 @@ def encode_config(config: LinkConfig) -> dict[str, object]:
         "mtu": config.mtu,
         "routers": list(config.routers),
         "time": config.time,
+        **site,
     }
 
 
@@ -185,6 +190,7 @@ def decode_config(value: object) -> LinkConfig:
         mtu=mtu,
         routers=fields.items("routers", _text),
         time=float(time),
+        site=_site(value.get("site")) if isinstance(value, dict) else None,
     )
 
 
@@ -218,6 +224,15 @@ def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         _wrong(where, f"a string of at most {_MAX_TEXT} characters")
     return value
+
+
+def _site(value: object) -> str | None:
+    if value is None:
+        return None
+    try:
+        return check_name(_text(value, "config.site"), "site name")
+    except InvalidIdentity:
+        _wrong("config.site", "an RFC 1123 label")
 
 
 def _integer(value: object, where: str) -> int:

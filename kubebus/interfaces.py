@@ -63,7 +63,8 @@ class NodeRecord:
     """An enrolled node, as the registry keeps it.
 
     ``addresses`` are its own in the node subnet and ``pod_subnets`` its container subnets: IPv4 first, then IPv6.
-    ``public_key`` is the SHA-256 of its SubjectPublicKeyInfo, in hex.
+    ``public_key`` is the SHA-256 of its SubjectPublicKeyInfo, in hex. ``site`` is where it shares a LAN with others,
+    and ``endpoints`` (``address:port``) are where those reach it there, as it says itself.
     """
 
     name: str
@@ -72,6 +73,8 @@ class NodeRecord:
     public_key: str
     enrolled_at: float
     revoked_at: float | None = None
+    site: str | None = None
+    endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,8 @@ class RegistryError(Exception):
 class Registry(Protocol):
     """Everything a router must remember, but for the CA's key: records by kind and name, with compare-and-swap.
 
-    Several routers share one registry. Kinds are ``nodes``, ``addresses``, ``tokens``, ``ca``, ``links``.
+    Several routers share one registry. Kinds are ``nodes``, ``addresses``, ``tokens``, ``ca``, ``links``, ``routers``,
+    ``rosters``.
     """
 
     async def get(self, kind: str, name: str) -> Record | None: ...

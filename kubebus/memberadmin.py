@@ -57,11 +57,12 @@ class TokensResource(Resource):
 
     async def _create(self, body: object, query: Mapping[str, str]) -> object:
         fields = body if isinstance(body, dict) else {}
-        node, lifetime = fields.get("node"), fields.get("lifetime", TOKEN_LIFETIME)
-        if not (node is None or isinstance(node, str)) or not isinstance(lifetime, int | float):
-            raise BadRequest("'node' must be a name and 'lifetime' a number of seconds")
+        node, site, lifetime = fields.get("node"), fields.get("site"), fields.get("lifetime", TOKEN_LIFETIME)
+        named = all(name is None or isinstance(name, str) for name in (node, site))
+        if not named or not isinstance(lifetime, int | float):
+            raise BadRequest("'node' and 'site' must be names and 'lifetime' a number of seconds")
         try:
-            token, secret = await self._members.create_token(float(lifetime), node)
+            token, secret = await self._members.create_token(float(lifetime), node, site)
             await self._members.forget_old_tokens()
         except (ValueError, InvalidIdentity) as error:
             raise BadRequest(str(error)) from error
@@ -81,6 +82,7 @@ def token_json(token: TokenRecord) -> dict[str, object]:
     return {
         "id": token.id,
         "node": token.node,
+        "site": token.site,
         "createdAt": token.created_at,
         "expiresAt": token.expires_at,
         "usedAt": token.used_at,
@@ -135,6 +137,7 @@ class NodesResource(Resource):
 def node_json(node: NodeRecord) -> dict[str, object]:
     return {
         "name": node.name,
+        "site": node.site,
         "addresses": list(map(str, node.addresses)),
         "podSubnets": list(map(str, node.pod_subnets)),
         "enrolledAt": node.enrolled_at,

@@ -140,7 +140,9 @@ class Members:
             if token.used_key == key == entry.node.public_key:
                 return entry.node
         assignment = await self._assignment(entry)
-        node = NodeRecord(name, assignment.addresses, assignment.pod_subnets, key, now)
+        # Without a site of its own the token leaves the node where it was.
+        site = token.site or (None if entry is None else entry.node.site)
+        node = NodeRecord(name, assignment.addresses, assignment.pod_subnets, key, now, site=site)
         changed = NodeEntry(node) if entry is None else replace(entry, node=node)
         changes = [
             Change(TOKENS, token_id, use(token, name, key, now).encode(), token_record.revision),
@@ -186,6 +188,20 @@ class Members:
                 return
         raise RegistryError(f"the certificate of node {name!r} could not be recorded: its record keeps changing")
 
+    async def set_endpoints(self, name: str, endpoints: Sequence[str]) -> None:
+        """The node says where the others of its site reach it (``address:port``).
+
+        :raises NotFound: if there is no such node.
+        """
+        for _ in range(_ROUNDS):
+            record, entry = await self._entry(name)
+            if entry.node.endpoints == tuple(endpoints):
+                return
+            changed = replace(entry, node=replace(entry.node, endpoints=tuple(endpoints)))
+            if await self._registry.commit([Change(NODES, name, changed.encode(), record.revision)]):
+                return
+        raise RegistryError(f"the endpoints of node {name!r} could not be recorded: its record keeps changing")
+
     async def revoke(self, name: str) -> NodeRecord:
         """Shut the node out: its key is never accepted again. Its addresses stay its own.
 
@@ -228,16 +244,21 @@ class Members:
 
     # Tokens
 
-    async def create_token(self, lifetime: float = TOKEN_LIFETIME, node: str | None = None) -> tuple[TokenRecord, str]:
+    async def create_token(
+        self, lifetime: float = TOKEN_LIFETIME, node: str | None = None, site: str | None = None
+    ) -> tuple[TokenRecord, str]:
         """Make a join token, good for one node within ``lifetime`` seconds. Its secret is returned only here.
 
-        :raises ValueError: if the life time or the node name is not acceptable.
+        :param site: where the node will be.
+        :raises ValueError: if the life time, the node's or the site's name is not acceptable.
         """
         if not 0 < lifetime <= MAX_TOKEN_LIFETIME:
             raise ValueError(f"the life time of a token must be from 1 second to 365 days, not {lifetime:g} seconds")
         if node is not None:
             check_name(node)
-        token, secret = new_token(self._clock(), lifetime, node)
+        if site is not None:
+            check_name(site, "site name")
+        token, secret = new_token(self._clock(), lifetime, node, site)
         if not await self._registry.commit([Change(TOKENS, token.id, token.encode(), 0)]):
             raise RegistryError("the token could not be recorded; try again")
         return token, secret

@@ -52,6 +52,8 @@ class NodeEntry:
             revokedAt=node.revoked_at,
             revokedKeys=list(self.revoked_keys),
             issuer=self.issuer,
+            site=node.site,
+            endpoints=list(node.endpoints),
         )
 
     @classmethod
@@ -69,6 +71,8 @@ class NodeEntry:
             public_key=str(fields["publicKey"]),
             enrolled_at=float(fields["enrolledAt"]),
             revoked_at=None if revoked_at is None else float(revoked_at),
+            site=fields.get("site"),
+            endpoints=tuple(map(str, fields.get("endpoints", ()))),
         )
         return cls(node, tuple(map(str, fields.get("revokedKeys", ()))), str(fields.get("issuer", "")))
 
@@ -78,6 +82,7 @@ class TokenRecord:
     """A join token. Of its secret only the SHA-256 is kept.
 
     :ivar node: the only name that may use it, or any for ``None``.
+    :ivar site: the site of the node that uses it, if it is to have one.
     :ivar used_by: the node that used it, and ``used_key`` the hash of that node's key.
     """
 
@@ -89,6 +94,7 @@ class TokenRecord:
     used_at: float | None = None
     used_by: str | None = None
     used_key: str | None = None
+    site: str | None = None
 
     def encode(self) -> bytes:
         return _encode(
@@ -99,6 +105,7 @@ class TokenRecord:
             usedAt=self.used_at,
             usedBy=self.used_by,
             usedKey=self.used_key,
+            site=self.site,
         )
 
     @classmethod
@@ -118,6 +125,7 @@ class TokenRecord:
             used_at=None if used_at is None else float(used_at),
             used_by=fields.get("usedBy"),
             used_key=fields.get("usedKey"),
+            site=fields.get("site"),
         )
 
 

@@ -247,6 +247,11 @@ class RouterService(Service):
 
     # -- Directory
 
+    def site_of(self, node: str) -> str | None:
+        """The site of a node, if it has one."""
+        known = self._table.get(node)
+        return None if known is None else known.record.site
+
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
         """This router's own; none before it has taken its part among several."""
@@ -401,6 +406,7 @@ class RouterService(Service):
             network.mtu,
             self._all_routers(),
             self._wallclock(),
+            record.site,
         )
 
     def _all_routers(self) -> tuple[str, ...]:

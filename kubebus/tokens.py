@@ -42,10 +42,10 @@ class Refused(Exception):
         self.refusal = refusal
 
 
-def new_token(now: float, lifetime: float, node: str | None) -> tuple[TokenRecord, str]:
+def new_token(now: float, lifetime: float, node: str | None, site: str | None = None) -> tuple[TokenRecord, str]:
     """A new token and its secret, which is kept nowhere."""
     secret = secrets.token_urlsafe(_SECRET_BYTES)
-    token = TokenRecord(secrets.token_hex(4), _hash(secret), now, now + lifetime, node)
+    token = TokenRecord(secrets.token_hex(4), _hash(secret), now, now + lifetime, node, site=site)
     return token, secret
 
 

@@ -51,11 +51,12 @@ def _list(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
             _state(node),
             ",".join(node["addresses"]),
             ",".join(node["podSubnets"]),
+            node["site"] or "-",
             ago(now, node["enrolledAt"]),
         )
         for node in answer["nodes"]
     ]
-    out.table(("NODE", "STATE", "ADDRESSES", "POD SUBNETS", "ENROLLED"), rows, "no nodes")
+    out.table(("NODE", "STATE", "ADDRESSES", "POD SUBNETS", "SITE", "ENROLLED"), rows, "no nodes")
 
 
 def _state(node: dict[str, Any]) -> str:

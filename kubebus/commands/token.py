@@ -31,6 +31,12 @@ def add_commands(commands: Subparsers) -> None:
     )
     create.add_argument("--node", metavar="NAME", help="let only a node of this name use it (default: any name)")
     create.add_argument(
+        "--site",
+        metavar="NAME",
+        help="the node's site: nodes of one site reach each other directly over their LAN, also without the cloud "
+        "(default: none, or where the node was before)",
+    )
+    create.add_argument(
         "--expires",
         metavar="DURATION",
         type=_duration,
@@ -59,7 +65,7 @@ def _duration(text: str) -> float:
 
 
 def _create(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
-    token = client.post("/v1/tokens", {"node": args.node, "lifetime": args.expires})
+    token = client.post("/v1/tokens", {"node": args.node, "site": args.site, "lifetime": args.expires})
     if not out.json(token):
         out.line(token["joinString"])
 
@@ -70,10 +76,10 @@ def _list(args: argparse.Namespace, client: AdminClient, out: Output) -> None:
         return
     now = time.time()
     rows = [
-        (token["id"], token["node"] or "any", _state(token, now), ago(now, token["createdAt"]))
+        (token["id"], token["node"] or "any", token["site"] or "-", _state(token, now), ago(now, token["createdAt"]))
         for token in answer["tokens"]
     ]
-    out.table(("TOKEN", "NODE", "STATE", "MADE"), rows, "no tokens")
+    out.table(("TOKEN", "NODE", "SITE", "STATE", "MADE"), rows, "no tokens")
 
 
 def _state(token: dict[str, Any], now: float) -> str:

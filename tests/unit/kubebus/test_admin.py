@@ -293,7 +293,7 @@ class ResourceTests(AdminCase):
         await self.assertError(400, "not like this", "POST", "/v1/broken")
         await self.assertError(500, "ZeroDivisionError.*the daemon's log", "GET", "/v1/broken")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        await self.assertError(400, "'lifetime' a number", "POST", "/v1/tokens", {"lifetime": "x"})
+        await self.assertError(400, "names and 'lifetime' a number", "POST", "/v1/tokens", {"lifetime": "x"})
         self.registry.unavailable = True
         await self.assertError(503, "registry is unavailable", "GET", "/v1/nodes")
 
