@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from appengine.podspec import Json
 
@@ -82,12 +82,12 @@ def cut_request(buffer: bytearray) -> tuple[Request, bytes] | None:
     for line in lines:
         name, _, value = line.partition(":")
         headers.setdefault(name.strip().lower(), []).append(value.strip())
-    parts = urlsplit(words[1])
+    where, _, asked = words[1].partition("?")
     try:
-        query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=1000)
+        query = parse_qs(asked, keep_blank_values=True, max_num_fields=1000)
     except ValueError:
         raise HttpError(400, "the query has too many fields") from None
-    path = tuple(unquote(part) for part in parts.path.split("/") if part)
+    path = tuple(unquote(part) for part in where.split("/") if part)
     return Request(words[0], path, query, headers), bytes(buffer[end + 4 :])
 
 
