@@ -61,7 +61,8 @@ def page(results: Results) -> str:
         "",
         "Written by `./scripts/bench`; medians, and in brackets how many times theirs ours is. Ratios hold within a",
         f"run; the absolute figures are of {about['cores']} cores of {about['processor']}, shared by all processes,",
-        f"Linux {about['kernel']}, Python {about['python']}. Every sample is in `results.json`.",
+        f"Linux {about['kernel']} (TCP's congestion control, which inner streams and OpenVPN over TCP use, is",
+        f"{about['congestion']}), Python {about['python']}. Every sample is in `results.json`.",
         "",
         "![](results.svg)",
         "",
@@ -115,6 +116,7 @@ def machine() -> dict[str, Any]:
         "processor": model,
         "cores": os.cpu_count(),
         "kernel": platform.release().partition("-")[0],
+        "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "python": platform.python_version(),
         "commit": git.stdout.strip(),
     }

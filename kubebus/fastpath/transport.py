@@ -69,10 +69,15 @@ class CloseTimeout(ConnectionLost):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds that the peer may take for its handshake (``None``: somebody else watches), and to end TLS."""
+    """Seconds that the peer may take for its handshake (``None``: somebody else watches), and to end TLS.
+
+    :ivar congestion: the congestion control to use where the kernel has it; ``None`` for its default. BBR keeps going
+        on paths that lose packets, and keeps their queues short.
+    """
 
     handshake: float | None
     close: float
+    congestion: str | None = "bbr"
 
 
 class IViewReceiver(Interface):
@@ -144,6 +149,7 @@ class FastTLSTransport:
         self._engine = self._new_engine(self._tls)
         self._tcp.pauseProducing()
         self._tcp.setTcpNoDelay(True)
+        self._control_congestion()
         self._limit_unsent()
         self.connected = True
         self.resumeProducing()
@@ -550,6 +556,13 @@ class FastTLSTransport:
             except OSError:
                 # Before Linux 5.14 a buffer that was set once stays as set: then better too large.
                 self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _LARGE)
+
+    def _control_congestion(self) -> None:
+        if self._limits.congestion is not None:
+            try:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._limits.congestion.encode())
+            except OSError:
+                pass  # Not in this kernel, or not allowed: its default is good enough.
 
     def _limit_unsent(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
@@ -378,6 +379,24 @@ class PublicEngineTLSTests(TLSTransportContract, TestCase):
         self.server.link.pauseProducing()
         self.client.link.loseConnection()
         self.assertIsInstance(await self.client.lost, CloseTimeout)
+
+    async def test_uses_the_congestion_control_it_is_told(self) -> None:
+        for name, expected in (("reno", b"reno"), ("no-such-thing", None)):
+            self.client, self.server = Recorder(), Recorder()
+            number = await self.listen()
+            endpoint = self.wrap_client(
+                client_options(),
+                TCP4ClientEndpoint(reactor, "127.0.0.1", number),
+                limits=Limits(1, 1, congestion=name),
+            )
+            self.server.established.addErrback(lambda reason: None)
+            self.client.established.addErrback(lambda reason: None)
+            await endpoint.connect(One(self.client))
+            used = self.client.link._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+            if expected is not None:
+                self.assertEqual(used, expected)
+            self.client.link.abortConnection()
+            await self.client.lost
 
     async def test_a_paused_side_still_sees_the_end(self) -> None:
         await self.establish()
