@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import IPv6Network
 
 from twisted.internet.threads import deferToThread
 
 from appengine.mounts import mounts_below, unmount
+from appengine.testing import place
 from tests.integration.engine_world import EngineTestCase, Json, pod_manifest
 
 
@@ -76,6 +79,17 @@ class PodTests(EngineTestCase):
         self.assertEqual({c["Id"]: c["State"]["StartedAt"] for c in await self.containers(pod)}, before)
         status = await self.running(pod)
         self.assertEqual(status["containerStatuses"][0]["restartCount"], 0)
+
+    async def test_both_families(self) -> None:
+        both = place("10.192.8.0/24")
+        self.network.change(replace(both, pod_subnets=(*both.pod_subnets, IPv6Network("fd12:3456:789a:8::/64"))))
+        pod = pod_manifest("dual")
+        await self.apply(pod)
+        addresses = [each["ip"] for each in (await self.running(pod))["podIPs"]]
+        self.assertTrue(addresses[0].startswith("10.192.8."), addresses)
+        self.assertTrue(addresses[1].startswith("fd12:3456:789a:8:"), addresses)
+        for address in addresses:
+            self.assertTrue(self.namespace.ping(address), address)
 
     async def test_changed_config_map_appears_atomically(self) -> None:
         await self.put("configmaps", {"metadata": {"name": "live"}, "data": {"a": "1", "b": "1"}})
