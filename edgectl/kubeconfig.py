@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,18 +107,13 @@ def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT
 
 
 def _parse(text: str) -> Any:
-    """JSON is tried first, so that a kubeconfig in JSON needs no YAML parser."""
     try:
         return json.loads(text)
     except ValueError:
         pass
-    try:
-        yaml = importlib.import_module("yaml")
-    except ImportError:
-        raise ConfigError(
-            "it is YAML, and PyYAML is not installed: install PyYAML, or convert the file with "
-            "`kubectl config view --raw --flatten -o json`"
-        ) from None
+    # The embedded control plane, which writes JSON, does not pay for it.
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

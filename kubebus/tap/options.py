@@ -88,10 +88,13 @@ class Options(SettingsOptions):
         Setting("in-cluster", "the same, towards the cluster that this process runs in as a pod", flag=True),
         Setting(
             "namespace",
-            "read ConfigMaps and Secrets in this namespace only [default: in all, which needs the right to]",
+            "towards a real cluster: the pods of this namespace may use its ConfigMaps, Secrets and tokens at the edge",
             allowed="NAME",
             default=(),
             repeat=True,
+        ),
+        Setting(
+            "all-namespaces", "the same for all namespaces: this VM can then read every Secret there is", flag=True
         ),
         Setting("node-label", "a label of every Node", label, "KEY=VALUE", (), repeat=True),
         Setting("node-taint", "a taint that Nodes are registered with", taint, "KEY[=VALUE]:EFFECT", (), repeat=True),
@@ -119,10 +122,22 @@ class Options(SettingsOptions):
         kubernetes = [name for name in ("standalone", "kubeconfig", "in-cluster") if self[name]]
         if len(kubernetes) > 1:
             raise UsageError(f"--{kubernetes[0]} and --{kubernetes[1]} exclude each other: choose one Kubernetes")
+        self._check_namespaces()
         state: Path = self["state-dir"]
         self["store"] = self["store"] or f"sqlite:{state / 'store.db'}"
         self["kubeconfig-out"] = self["kubeconfig-out"] or state / "kubeconfig"
         self["router-name"] = self["router-name"] or _host_name()
+
+    def _check_namespaces(self) -> None:
+        """Whose Secrets come to this VM is said, never assumed."""
+        if self["namespace"] and self["all-namespaces"]:
+            raise UsageError("--namespace and --all-namespaces exclude each other: choose which Secrets to read")
+        real = self["kubeconfig"] or self["in-cluster"]
+        if real and not (self["namespace"] or self["all-namespaces"]):
+            raise UsageError(
+                "Whose ConfigMaps, Secrets and service account tokens may go to the edge? Choose --namespace NAME "
+                "(repeatable), or --all-namespaces, with which this VM can read every Secret of the cluster"
+            )
 
 
 def _host_name() -> str:

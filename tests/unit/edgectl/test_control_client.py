@@ -34,6 +34,30 @@ def config(cluster: Any = None, user: Any = None) -> dict[str, Any]:
     }
 
 
+KUBEADM = """\
+apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: {ca}
+    server: https://192.168.1.10:6443
+  name: kubernetes
+contexts:
+- context:
+    cluster: kubernetes
+    user: kubernetes-admin
+  name: kubernetes-admin@kubernetes
+current-context: kubernetes-admin@kubernetes
+kind: Config
+preferences: {{}}
+users:
+- name: kubernetes-admin
+  user:
+    client-certificate-data: {certificate}
+    client-key-data: {key}
+"""
+"""The shape of ``/etc/kubernetes/admin.conf``."""
+
+
 class KubeconfigTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -50,6 +74,19 @@ class KubeconfigTests(SynchronousTestCase):
         path.write_text(json.dumps(config({"certificate-authority": "ca.crt"}, {"tokenFile": "token"})))
         parsed = load_kubeconfig(path)
         self.assertEqual((b"ca", self.folder / "token"), (parsed.ca, parsed.token_file))
+
+    def test_yaml_as_kubeadm_writes_it(self) -> None:
+        path = self.folder / "admin.conf"
+        path.write_text(KUBEADM.format(ca=encoded("ca"), certificate=encoded("cert"), key=encoded("key")))
+        parsed = load_kubeconfig(path)
+        self.assertEqual(ClusterConfig("https://192.168.1.10:6443", b"ca", b"cert", b"key"), parsed)
+
+    def test_yaml_that_is_none_is_named(self) -> None:
+        path = self.folder / "broken"
+        for text in ("a: [", "!!python/object/apply:os.getcwd []"):
+            path.write_text(text)
+            error = self.assertRaises(ConfigError, load_kubeconfig, path)
+            self.assertIn("neither JSON nor YAML", str(error))
 
     def test_a_chosen_context(self) -> None:
         item = config()

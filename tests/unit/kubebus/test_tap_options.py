@@ -1,0 +1,37 @@
+# mypy: disallow-untyped-calls=False
+"""What ``twistd kubebus`` refuses to guess."""
+
+from __future__ import annotations
+
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from kubebus.tap.options import Options
+
+
+class SecretsTests(SynchronousTestCase):
+    """Whose Secrets come to a VM with a public address is said, never assumed."""
+
+    def parse(self, *arguments: str) -> Options:
+        options = Options()
+        options.parseOptions(["--public-address", "edge.example.com", "--router-name", "r", *arguments])
+        return options
+
+    def test_a_real_cluster_needs_a_choice(self) -> None:
+        for cluster in (("--kubeconfig", "x"), ("--in-cluster",)):
+            with self.subTest(cluster):
+                error = self.assertRaises(UsageError, self.parse, *cluster)
+                self.assertIn("--namespace NAME", str(error))
+                self.assertIn("--all-namespaces", str(error))
+                self.assertEqual(
+                    ("shop", "web"), self.parse(*cluster, "--namespace=shop", "--namespace=web")["namespace"]
+                )
+                self.assertEqual((), self.parse(*cluster, "--all-namespaces")["namespace"])
+
+    def test_both_at_once_contradict(self) -> None:
+        arguments = ("--kubeconfig", "x", "--namespace", "shop", "--all-namespaces")
+        self.assertIn("exclude each other", str(self.assertRaises(UsageError, self.parse, *arguments)))
+
+    def test_standalone_and_no_kubernetes_need_none(self) -> None:
+        self.assertTrue(self.parse("--standalone")["standalone"])
+        self.assertFalse(self.parse()["all-namespaces"])
