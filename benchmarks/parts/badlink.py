@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from benchmarks.catalogue import NEBULA, OPENVPN, OPENVPN_TCP, OURS, RAW, WIREGUARD
+from benchmarks.catalogue import OPENVPN, OPENVPN_TCP, OURS, RAW, WIREGUARD
 from benchmarks.parts.base import TunnelPart
 from benchmarks.parts.throughput import loaded
 from benchmarks.path import PathSpec
@@ -20,12 +20,12 @@ from tests.lab.waiting import wait_until
 class BadLink(TunnelPart):
     name = "bad-link"
     what = "goodput and ping under load at 200 ms, 2 % loss, 10 Mbit/s; recovery from a stall of 5 s"
-    subjects = (OURS, OPENVPN, OPENVPN_TCP, WIREGUARD, NEBULA, RAW)
+    subjects = (OURS, OPENVPN, OPENVPN_TCP, WIREGUARD, RAW)
     path = PathSpec(delay=0.05, loss=0.01, rate=10e6)
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
         with IperfServer(tunnel.hub.edges[1]):
-            goodput, delay = loaded(tunnel, 10 if quick else 20, streams=4)
+            goodput, delay = loaded(tunnel, 8 if quick else 12, streams=4)
         return {"bad_goodput": goodput, "bad_ping": delay, "stall_recovery": self._stall(tunnel, 5)}
 
     @staticmethod
@@ -41,10 +41,10 @@ class BadLink(TunnelPart):
 class SlowLink(TunnelPart):
     name = "slow-link"
     what = "goodput and ping under load at 300 ms, 1 % loss, 256 kbit/s"
-    subjects = (OURS, OPENVPN, OPENVPN_TCP, WIREGUARD, NEBULA, RAW)
+    subjects = (OURS, OPENVPN, OPENVPN_TCP, WIREGUARD, RAW)
     path = PathSpec(delay=0.075, loss=0.005, rate=256e3)
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
         with IperfServer(tunnel.hub.edges[1]):
-            goodput, delay = loaded(tunnel, 10 if quick else 20, streams=1)
+            goodput, delay = loaded(tunnel, 8 if quick else 12, streams=1)
         return {"slow_goodput": goodput, "slow_ping": delay}

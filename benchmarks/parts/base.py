@@ -37,7 +37,7 @@ class Part(ABC):
 
 
 class TunnelPart(Part):
-    """Figures of a tunnel that is up. Parts with the same :attr:`edges` and :attr:`path` share it."""
+    """Figures of a tunnel that is up, between so many :attr:`edges`, over a bad :attr:`path` if there is one."""
 
     subjects = tuple(TUNNELS)
     edges: ClassVar[int] = 2
