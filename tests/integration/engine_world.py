@@ -103,7 +103,7 @@ class EngineTestCase(SharedWorld, unittest.TestCase):
 
     def remove_containers(self) -> None:
         with closing(self.docker.client()) as client:
-            for container in client.containers.list(all=True):
+            for container in client.containers.list(all=True, ignore_removed=True):
                 container.remove(force=True)
             for network in client.networks.list(names=["kubebus-default"]):
                 network.remove()
@@ -181,7 +181,7 @@ class EngineTestCase(SharedWorld, unittest.TestCase):
 
         def listed(client: Any) -> list[Any]:
             marks = [f"io.kubernetes.pod.uid={uid}"] + ([f"io.kubernetes.container.name={name}"] if name else [])
-            return [c.attrs for c in client.containers.list(all=True, filters={"label": marks})]
+            return [c.attrs for c in client.containers.list(all=True, filters={"label": marks}, ignore_removed=True)]
 
         return await self.ask(listed)
 

@@ -69,7 +69,7 @@ class AgentTestCase(SharedWorld, unittest.SynchronousTestCase):
         if self.keep_containers:
             return
         with closing(self.docker.client()) as client:
-            for container in client.containers.list(all=True):
+            for container in client.containers.list(all=True, ignore_removed=True):
                 container.remove(force=True)
             for network in client.networks.list(names=["kubebus-default"]):
                 network.remove()
@@ -115,7 +115,7 @@ class AgentTestCase(SharedWorld, unittest.SynchronousTestCase):
                     c.labels["io.kubernetes.container.name"],
                     c.attrs["State"]["StartedAt"],
                 )
-                for c in client.containers.list()
+                for c in client.containers.list(ignore_removed=True)
             }
 
 
@@ -155,7 +155,7 @@ class AgentTests(AgentTestCase):
 
         wait_until(settled, 30, f"exactly {expected}")
         with closing(self.docker.client()) as client:
-            self.assertEqual(len(client.containers.list(all=True)), len(expected))
+            self.assertEqual(len(client.containers.list(all=True, ignore_removed=True)), len(expected))
 
     def test_deleted_and_replaced_while_the_agent_was_down(self) -> None:
         trap = ["sh", "-c", "trap 'echo bye > /out/bye; exit 0' TERM; sleep 3600 & wait"]

@@ -63,7 +63,7 @@ class Podman:
 
     def remove_everything(self, network: str) -> None:
         with closing(self.client()) as client:
-            for container in client.containers.list(all=True):
+            for container in client.containers.list(all=True, ignore_removed=True):
                 container.remove(force=True)
             for known in client.networks.list(names=[network]):
                 known.remove()

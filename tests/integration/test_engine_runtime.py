@@ -38,7 +38,7 @@ class DockerRuntimeTests(SharedWorld, RuntimeContract, unittest.TestCase):
 
     def clean(self) -> None:
         with closing(self.docker.client()) as client:
-            for container in client.containers.list(all=True):
+            for container in client.containers.list(all=True, ignore_removed=True):
                 container.remove(force=True)
             for network in client.networks.list(names=["contract"]):
                 network.remove()
