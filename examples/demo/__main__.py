@@ -9,7 +9,7 @@ import textwrap
 import time
 
 from examples.demo.story import STEPS
-from examples.demo.telling import NotAsTold, Telling
+from examples.demo.telling import M, NotAsTold, Telling, TellingIn, W
 from examples.demo.world import World
 from tests.lab.require import missing
 from tests.lab.waiting import LabError
@@ -49,7 +49,7 @@ def show(*, once: bool) -> int:
     return 0 if good else 1
 
 
-def tell(telling: Telling, style: Style) -> bool:
+def tell(telling: TellingIn[W, M], style: Style) -> bool:
     """Play all steps up to the first that fails; whether none did."""
     chapter = ""
     for step in telling.steps:

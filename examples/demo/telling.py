@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from examples.demo.world import ContainerView, World
 from tests.lab.waiting import LabError
@@ -33,45 +34,48 @@ class Memory:
     """RSS and PSS of each process with one pod on each device."""
 
 
-Play = Callable[[World, Memory], str]
+W = TypeVar("W", bound=World)
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
-class Step:
+class StepIn(Generic[W, M]):
+    """A step of a story that is told in a world of the kind ``W``, with a memory ``M``."""
+
     name: str
     chapter: str
     title: str
-    play: Play
+    play: Callable[[W, M], str]
     """Does and checks it; returns what was observed, in lines."""
 
 
-class Chapter:
+class ChapterIn(Generic[W, M]):
     """Steps under one heading, in the order in which they are written."""
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.steps: list[Step] = []
+        self.steps: list[StepIn[W, M]] = []
 
-    def step(self, title: str) -> Callable[[Play], Play]:
+    def step(self, title: str) -> Callable[[Callable[[W, M], str]], Callable[[W, M], str]]:
         """Make the decorated function the next step of this chapter."""
 
-        def add(play: Play) -> Play:
-            self.steps.append(Step(play.__name__, self.title, title, play))
+        def add(play: Callable[[W, M], str]) -> Callable[[W, M], str]:
+            self.steps.append(StepIn(play.__name__, self.title, title, play))
             return play
 
         return add
 
 
-class Telling:
+class TellingIn(Generic[W, M]):
     """One telling of a story in one world: each step is played once, after all before it."""
 
-    def __init__(self, steps: Sequence[Step], world: World) -> None:
+    def __init__(self, steps: Sequence[StepIn[W, M]], world: W, memory: M) -> None:
         self.steps = steps
         self.world = world
-        self.memory = Memory()
+        self.memory = memory
         self._observed: dict[str, str | Exception] = {}
 
-    def play(self, wanted: Step) -> str:
+    def play(self, wanted: StepIn[W, M]) -> str:
         """Play a step (and first whatever stands before it); what was observed.
 
         :raises NotAsTold: if its check fails, or a step before it has failed.
@@ -88,7 +92,7 @@ class Telling:
                 raise NotAsTold(f"not reached: {each.name} failed before")
         raise AssertionError(f"{wanted.name} is no step of the story")
 
-    def _try(self, each: Step) -> str | Exception:
+    def _try(self, each: StepIn[W, M]) -> str | Exception:
         try:
             return each.play(self.world, self.memory)
         except Exception as error:
@@ -98,3 +102,18 @@ class Telling:
             failure.__cause__ = error.__cause__ if expected else error
             failure.add_note(self.world.logs(but=str(error)))
             return failure
+
+
+Step = StepIn[World, Memory]
+"""The demo's own kinds."""
+
+
+class Chapter(ChapterIn[World, Memory]):
+    """A chapter of the demo's story."""
+
+
+class Telling(TellingIn[World, Memory]):
+    """A telling of the demo's story."""
+
+    def __init__(self, steps: Sequence[Step], world: World) -> None:
+        super().__init__(steps, world, Memory())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Edge:
     site: Site
     engine: Engine
     path: Path
+    options: Sequence[str] = ()
+    """More options of its agent."""
     agent: Daemon | None = None
 
     @property
@@ -62,7 +65,7 @@ class Edge:
             "edgenode",
             *("--state-dir", str(self.path), "--node-name", self.name),
             *("--docker", self.engine.url, "--socket", str(self.socket)),
-            *options,
+            *(*self.options, *options),
         )
         return Daemon(f"edgenode-{self.name}", command, namespace=self.site.node, cwd=CHECKOUT, env=_ENVIRONMENT)
 
@@ -120,14 +123,26 @@ class ContainerView:
 
 
 class World(Closing):
-    """The whole of it. Engines run from the start; the cloud and the agents are started by the story."""
+    """The whole of it. Engines run from the start; the cloud and the agents are started by the story.
 
-    def __init__(self, sites: int = 2) -> None:
+    :param names: the nodes', one at each site.
+    :param cloud_options: more options of the cloud's process.
+    :param edge_options: more options of each agent.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str] = ("edge-1", "edge-2"),
+        *,
+        cloud_options: Sequence[str] = (),
+        edge_options: Sequence[str] = (),
+    ) -> None:
         self._kept = ExitStack()
+        self._cloud_options, self._edge_options = cloud_options, edge_options
         try:
             self.path = Run.current().directory("demo")
-            self.net = self._kept.enter_context(Internet(sites=sites))
-            self.edges = [self._edge(index, site) for index, site in enumerate(self.net.sites, 1)]
+            self.net = self._kept.enter_context(Internet(sites=len(names)))
+            self.edges = [self._edge(name, site) for name, site in zip(names, self.net.sites, strict=True)]
             for edge in self.edges:
                 edge.engine.launch()
             for edge in self.edges:
@@ -138,12 +153,12 @@ class World(Closing):
             self.close()
             raise
 
-    def _edge(self, index: int, site: Site) -> Edge:
+    def _edge(self, name: str, site: Site) -> Edge:
         engine = Engine(site.node)
         self._kept.callback(engine.close)
-        path = self.path / f"edge-{index}"
+        path = self.path / name
         path.mkdir(mode=0o700)
-        return Edge(f"edge-{index}", site, engine, path)
+        return Edge(name, site, engine, path, self._edge_options)
 
     def _cloud(self) -> Daemon:
         self.cloud_path = self.path / "cloud"
@@ -155,6 +170,7 @@ class World(Closing):
             *("--listen-port", str(PORT), *advertised),
             *("--standalone", "--kubeconfig-out", str(self.path / "kubeconfig")),
             *("--socket", str(self.cloud_socket)),
+            *self._cloud_options,
         )
         cloud = Daemon("kubebus", command, namespace=self.net.eip, cwd=CHECKOUT, env=_ENVIRONMENT)
         self._kept.callback(cloud.close)
