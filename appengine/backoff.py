@@ -36,12 +36,9 @@ class Backoff:
             entry.updated = now
 
     def until(self, key: str, event: float, now: float) -> float | None:
-        """When a new try may be made after the failure at ``event``; ``None`` for at once.
-
-        A failure in the future tells of a clock that was set back: it holds up nothing.
-        """
+        """When a new try may be made after the failure at ``event``; ``None`` for at once."""
         entry = self._entries.get(key)
-        if entry is None or event > now or event - entry.updated > 2 * self._maximum:
+        if entry is None or event - entry.updated > 2 * self._maximum:
             return None
         until = event + entry.wait
         return until if until > now else None

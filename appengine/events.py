@@ -32,11 +32,16 @@ class _Entry:
 
 
 class Events:
-    """Counts what happens. What happened before is the same Event, with a higher count."""
+    """Counts what happens. What happened before is the same Event, with a higher count.
 
-    def __init__(self, reports: Reports, now: Callable[[], float], node: str) -> None:
+    :param now: by which Events grow old; nobody sets it.
+    :param wall: the time of day that they show.
+    """
+
+    def __init__(self, reports: Reports, now: Callable[[], float], wall: Callable[[], float], node: str) -> None:
         self._reports = reports
         self._now = now
+        self._wall = wall
         self._node = node
         self._entries: dict[str, _Entry] = {}
 
@@ -45,8 +50,9 @@ class Events:
         from appengine.dockerjson import timestamp
 
         for (namespace, name), event in events.items():
-            last = timestamp(str(event.get("lastTimestamp") or "")) if isinstance(event, dict) else 0.0
-            if last:
+            shown = timestamp(str(event.get("lastTimestamp") or "")) if isinstance(event, dict) else 0.0
+            if shown:
+                last = self._now() - max(0.0, self._wall() - shown)
                 self._entries[name] = _Entry(namespace, event, last, last)
             else:
                 self._reports.event(namespace, name, None)
@@ -54,7 +60,7 @@ class Events:
 
     def pod(self, ref: PodRef, kind: str, reason: str, message: str, container: str = "") -> None:
         """Something happened to a pod, or to one of its containers."""
-        now = self._now()
+        now, shown = self._now(), rfc3339(self._wall())
         message = message[:_MAX_MESSAGE]
         digest = hashlib.sha256("\0".join((ref.uid, kind, reason, container, message)).encode()).hexdigest()[:16]
         name = f"{ref.name[:200]}.{digest}"
@@ -73,15 +79,15 @@ class Events:
                 "message": message,
                 "type": kind,
                 "source": {"component": "kubebus", "host": self._node},
-                "firstTimestamp": rfc3339(now),
+                "firstTimestamp": shown,
                 "count": 0,
             }
-            entry = _Entry(ref.namespace, event, now, 0.0)
-        entry.event = {**entry.event, "count": int(entry.event.get("count") or 0) + 1, "lastTimestamp": rfc3339(now)}
+            entry = _Entry(ref.namespace, event, now, now - _QUIET)
+        entry.event = {**entry.event, "count": int(entry.event.get("count") or 0) + 1, "lastTimestamp": shown}
         entry.last = now
         # At the end: the oldest are at the beginning.
         self._entries[name] = entry
-        if now - entry.written >= _QUIET or now < entry.written:
+        if now - entry.written >= _QUIET:
             entry.written = now
             self._reports.event(entry.namespace, name, entry.event)
         self._prune()

@@ -244,7 +244,7 @@ class KubeletConnection(TwistedProtocol):
             raise HttpError(
                 400, f'container "{name}" in pod "{worker.ref.name}" is waiting to start: {_waiting(worker, name)}'
             )
-        options = log_options(request, self.node.now())
+        options = log_options(request, self.node.wall())
         copier = LogCopy(self, request.number("limitBytes"))
         self._handler = copier
         copier.begin(await self.node.runtime.log_session(views[-1], options, copier))

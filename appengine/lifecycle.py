@@ -62,7 +62,7 @@ Action = CreateSandbox | ResumeSandbox | StartContainer | ResumeContainer | Kill
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``actions`` are for now; with none, look again at ``wake`` (UNIX seconds) or when something happens."""
+    """``actions`` are for now; with none, look again at ``wake`` (the time of ``now``) or when something happens."""
 
     actions: tuple[Action, ...] = ()
     wake: float | None = None
@@ -75,6 +75,8 @@ class History:
     backoff: Backoff = field(default_factory=Backoff)
     restarts: dict[str, int] = field(default_factory=dict)
     """Container name → restart count as last reported."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """Container ID → when its end was noticed, in the time that back-offs go by. The engine's own time may be set."""
     last_states: dict[str, Json] = field(default_factory=dict)
     """Container name → v1 ContainerState, as last reported while no container of it existed here."""
     started: dict[str, bool] = field(default_factory=dict)
@@ -315,7 +317,7 @@ def _container_step(
         if not (outdated or rerun or restart_wanted(pod, container, previous.exit_code)):
             return [], None
         if not outdated and view is not None:
-            until = history.backoff.until(container.name, view.finished_at, now)
+            until = history.backoff.until(container.name, history.ended.get(view.id, 0.0), now)
             if until is not None:
                 return [], until
     attempt = max(previous.attempt + 1, _first_attempt(container, history))

@@ -38,7 +38,10 @@ class PodNetwork(Protocol):
 
 @dataclass(slots=True)
 class Node:
-    """The parts of an engine, for its pods."""
+    """The parts of an engine, for its pods.
+
+    :ivar wall: the time that people and the container engine go by, which may be set at any moment.
+    """
 
     reactor: Any
     network: str
@@ -52,6 +55,7 @@ class Node:
     pod_network: PodNetwork
     dns: ClusterDns
     events: Events
+    wall: Callable[[], float]
     place: NodeNetwork | None = None
     cpus: float = 1.0
     memory: int = 0
@@ -62,6 +66,7 @@ class Node:
     admit: Callable[[Pod], tuple[str, str] | None] = lambda pod: None
 
     def now(self) -> float:
+        """The reactor's time: for waiting, back-offs and deadlines. Nothing sets it back."""
         return float(self.reactor.seconds())
 
     @property

@@ -130,7 +130,7 @@ class NodeReporter:
             self._node.name,
             Conditions(self._conditions()),
             KUBELET_VERSION,
-            now,
+            self._node.wall(),
             self.status,
         )
         if comparable(status) != comparable(self.status) or now - self._written >= _HEARTBEAT:

@@ -32,7 +32,7 @@ class _Runner:
         self.view = view
         self.state = ProbeState(spec, passing=prober.known(view.id, spec.kind))
         self.stopped = False
-        due = view.started_at + spec.initial_delay - prober.node.now()
+        due = view.started_at + spec.initial_delay - prober.node.wall()
         self._call: Any = prober.node.reactor.callLater(max(0.0, min(due, spec.initial_delay)), self._run)
 
     def stop(self) -> None:

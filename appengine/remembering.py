@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from appengine.lifecycle import History
 from appengine.podspec import Json
 from appengine.status import SUCCEEDED
+
+_NEVER_SET = 1_577_836_800.0
+"""2020-01-01: a clock that shows an earlier time has not been set since the device booted."""
+
+
+def age(start_time: str, wall: float) -> float:
+    """Seconds since a time that was reported; 0 where the clock was wrong then, or is now."""
+    try:
+        started = datetime.fromisoformat(start_time).timestamp()
+    except ValueError:
+        return 0.0
+    return max(0.0, wall - started) if started >= _NEVER_SET else 0.0
 
 
 def remembered(status: Json) -> History:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,7 @@ class Engine(Service):
     :param thresholds: when the node is under pressure.
     :param firewall: another packet filter than the host's.
     :param files: other threads for volumes than the engine's own.
+    :param wall: the time of day, in UNIX seconds: of reports, and compared with what the container engine tells.
     """
 
     _log = Logger()
@@ -93,6 +95,7 @@ class Engine(Service):
         image_dir: str | Path | None = None,
         manifest_dir: str | Path | None = None,
         thresholds: Thresholds = _THRESHOLDS,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         if runtime is None:
             from appengine.dockerengine import DockerEngine
@@ -118,10 +121,11 @@ class Engine(Service):
             volumes=Volumes(self._state_dir),
             files=files or Threads(reactor, _FILE_THREADS, "files"),
             reports=reports,
-            events=Events(reports, reactor.seconds, node),
+            events=Events(reports, reactor.seconds, wall, node),
             objects=self._desired,
             pod_network=self._networks,
             dns=ClusterDns(tuple(cluster_dns), cluster_domain),
+            wall=wall,
             cpus=machine.cpus,
             memory=machine.memory,
             host_files=_host_file,

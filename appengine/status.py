@@ -36,10 +36,15 @@ def pod_status(
     history: History,
     node: NodeAddresses,
     now: float,
+    wall: float,
     previous: Json | None = None,
     terminating: bool = False,
 ) -> Json:
-    """The status at ``now``; times of conditions are taken from ``previous`` where nothing changed."""
+    """The status; times of conditions are taken from ``previous`` where nothing changed.
+
+    :param now: the time that back-offs go by.
+    :param wall: the time of day, as it is shown.
+    """
     seen = Seen(views)
     through = initialized(pod, seen, history) or history.phase == SUCCEEDED
     init = [_container_status(pod, c, seen, history, through, now) for c in pod.init_containers]
@@ -49,7 +54,7 @@ def pod_status(
         phase = _final_phase(main)
     status: Json = {
         "phase": phase,
-        "conditions": _conditions(pod, phase, through, [*init, *main], now, previous),
+        "conditions": _conditions(pod, phase, through, [*init, *main], wall, previous),
         "qosClass": qos_class(pod),
         "startTime": history.start_time,
     }
@@ -70,14 +75,14 @@ def pod_status(
     return status
 
 
-def refused_status(reason: str, message: str, now: float, previous: Json | None = None) -> Json:
+def refused_status(reason: str, message: str, wall: float, previous: Json | None = None) -> Json:
     """The status of a pod that this node does not run."""
     start = previous.get("startTime") if previous else None
     return {
         "phase": FAILED,
         "reason": reason,
         "message": message[:_MAX_MESSAGE],
-        "startTime": start or rfc3339(now),
+        "startTime": start or rfc3339(wall),
     }
 
 
@@ -162,7 +167,7 @@ def _between_runs(
 ) -> None:
     """A container that is to start again shows why it does not run now, and its end as the last state."""
     if waiting is None and view.state is ContainerState.EXITED:
-        until = history.backoff.until(container.name, view.finished_at, now)
+        until = history.backoff.until(container.name, history.ended.get(view.id, 0.0), now)
         if until is not None and restart_wanted(pod, container, view.exit_code):
             wait = int(history.backoff.wait(container.name))
             waiting = (
@@ -247,7 +252,7 @@ def _conditions(
     phase: str,
     through: bool,
     statuses: Iterable[Json],
-    now: float,
+    wall: float,
     previous: Json | None,
 ) -> list[Json]:
     sidecars = {container.name for container in pod.init_containers if container.kind is Kind.SIDECAR}
@@ -273,7 +278,7 @@ def _conditions(
     for kind, true, why in wanted:
         value = "True" if true else "False"
         old = before.get(kind)
-        changed = old["lastTransitionTime"] if old and old.get("status") == value else rfc3339(now)
+        changed = old["lastTransitionTime"] if old and old.get("status") == value else rfc3339(wall)
         condition: Json = {"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": changed}
         conditions.append(condition if true else {**condition, **why})
     return conditions

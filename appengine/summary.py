@@ -28,14 +28,14 @@ async def summary(node: Node, workers: Sequence[Worker]) -> Json:
             if view.kind is Kind.PAUSE:
                 network = used
                 continue
-            containers.append({"name": view.name, "startTime": rfc3339(view.started_at), **_figures(used, node.now())})
+            containers.append({"name": view.name, "startTime": rfc3339(view.started_at), **_figures(used, node.wall())})
         pods.append(
             {
                 "podRef": {"name": worker.ref.name, "namespace": worker.ref.namespace, "uid": worker.ref.uid},
                 "startTime": worker.history.start_time,
                 "containers": containers,
                 "network": {
-                    "time": rfc3339(node.now()),
+                    "time": rfc3339(node.wall()),
                     "rxBytes": network.received_bytes,
                     "txBytes": network.sent_bytes,
                 },
@@ -69,9 +69,9 @@ def _node_figures(node: Node) -> Json:
             available = int(line.split()[1]) * 1024
     used = max(0, node.memory - available)
     return {
-        "cpu": {"time": rfc3339(node.now()), "usageCoreNanoSeconds": busy * 1_000_000_000 // ticks},
+        "cpu": {"time": rfc3339(node.wall()), "usageCoreNanoSeconds": busy * 1_000_000_000 // ticks},
         "memory": {
-            "time": rfc3339(node.now()),
+            "time": rfc3339(node.wall()),
             "availableBytes": available,
             "usageBytes": used,
             "workingSetBytes": used,

@@ -41,11 +41,15 @@ class MemoryRuntime:
 
     :ivar configs: container ID → its configuration.
     :ivar stubborn: names of containers that ignore SIGTERM.
+    :param wall: the time of day [default: the reactor's].
     :ivar registry: references of images that can be pulled.
     """
 
-    def __init__(self, reactor: Any, images: Sequence[str] = ("busybox:lab",)) -> None:
+    def __init__(
+        self, reactor: Any, images: Sequence[str] = ("busybox:lab",), wall: Callable[[], float] | None = None
+    ) -> None:
         self._reactor = reactor
+        self._wall = wall or reactor.seconds
         self._observer: RuntimeObserver | None = None
         self.containers: dict[str, ContainerView] = {}
         self.configs: dict[str, ContainerConfig] = {}
@@ -80,7 +84,7 @@ class MemoryRuntime:
             state=ContainerState.EXITED,
             exit_code=exit_code,
             oom_killed=oom,
-            finished_at=self._reactor.seconds(),
+            finished_at=self._wall(),
         )
         self._tell(view.id, "die")
 
@@ -89,7 +93,7 @@ class MemoryRuntime:
         for identity, view in self.containers.items():
             if view.running:
                 self.containers[identity] = replace(
-                    view, state=ContainerState.EXITED, exit_code=137, finished_at=self._reactor.seconds()
+                    view, state=ContainerState.EXITED, exit_code=137, finished_at=self._wall()
                 )
 
     def cut(self) -> None:
@@ -160,7 +164,7 @@ class MemoryRuntime:
             spec_hash=config.labels.get(labels.SPEC_HASH, ""),
             sandbox=config.labels.get(labels.SANDBOX, ""),
             state=ContainerState.CREATED,
-            created_at=self._reactor.seconds(),
+            created_at=self._wall(),
             image=config.image,
             image_id=config.image,
             labels=dict(config.labels),
@@ -180,7 +184,7 @@ class MemoryRuntime:
         self.containers[container_id] = replace(
             view,
             state=ContainerState.RUNNING,
-            started_at=self._reactor.seconds(),
+            started_at=self._wall(),
             finished_at=0.0,
             exit_code=0,
             pid=1000 + self._made,

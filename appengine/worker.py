@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -36,7 +37,7 @@ from appengine.lifecycle import (
 from appengine.node import Node, NotYet
 from appengine.podspec import Container, Json, Kind, Pod, PodRef
 from appengine.prober import Prober
-from appengine.remembering import remembered
+from appengine.remembering import age, remembered
 from appengine.runtime import (
     ContainerState,
     ContainerView,
@@ -72,6 +73,7 @@ class Worker:
         self.after: Worker | None = None
         self._grace: float | None = None
         self._terminating_since = 0.0
+        self._started_at: float | None = None
         self.admitted = bool(self.status)
         self._dirty = True
         self._stopped = False
@@ -143,6 +145,10 @@ class Worker:
         if self.views.get(view.id) == view:
             return
         self.views[view.id] = view
+        if view.state is ContainerState.EXITED:
+            self.history.ended.setdefault(view.id, self.node.now())
+        else:
+            self.history.ended.pop(view.id, None)
         self.killer.changed(view.id)
         if self.pod is not None and not self.terminating:
             self.prober.sync(self.pod, self.views.values())
@@ -255,7 +261,7 @@ class Worker:
         await self._note_ends()
         self.prober.sync(self.pod, self.views.values())
         if not self.history.start_time:
-            self.history.start_time = rfc3339(self.node.now())
+            self.history.start_time = rfc3339(self.node.wall())
         deadline = self._check_deadline(self.pod)
         if not self.history.phase:
             self.history.phase = outcome(self.pod, Seen(self.views.values()))
@@ -290,11 +296,11 @@ class Worker:
 
     def _check_deadline(self, pod: Pod) -> float | None:
         """activeDeadlineSeconds counts from the pod's start time."""
-        from appengine.dockerjson import timestamp
-
         if pod.active_deadline is None or self.history.phase:
             return None
-        end = timestamp(self.history.start_time) + pod.active_deadline
+        if self._started_at is None:
+            self._started_at = self.node.now() - age(self.history.start_time, self.node.wall())
+        end = self._started_at + pod.active_deadline
         if end > self.node.now():
             return end
         self.history.phase, self.history.reason = "Failed", "DeadlineExceeded"
@@ -388,7 +394,7 @@ class Worker:
                     self.node, pod, container, action.attempt, sandbox, self._image_ready(container.name)
                 )
                 if action.after is not None and action.after.sandbox == sandbox.id:
-                    history.backoff.failed(container.name, action.after.finished_at, self.node.now())
+                    history.backoff.failed(container.name, history.ended.get(action.after.id, 0.0), self.node.now())
                 history.restarts[container.name] = action.attempt
         except ImageWaiting as waiting:
             self._wait_for(container, waiting.reason or "ContainerCreating", waiting.message, waiting.retry_at)
@@ -521,7 +527,9 @@ class Worker:
     async def _remove(self, view: ContainerView) -> None:
         await self.node.runtime.remove(view.id)
         self.views.pop(view.id, None)
-        for known in (self.history.messages, self.history.started, self.history.ready, self.history.unhealthy):
+        history = self.history
+        known: dict[str, Any]
+        for known in (history.messages, history.started, history.ready, history.unhealthy, history.ended):
             known.pop(view.id, None)
         if view.kind is not Kind.PAUSE:
             await self.node.files.run(self.node.volumes.forget_message, self.ref.uid, view.name, view.attempt)
@@ -605,13 +613,13 @@ class Worker:
     def report(self, gone: bool = False) -> None:
         """Write the pod's status, if it has changed."""
         self.node.changed_ports()
-        now = self.node.now()
+        now, wall = self.node.now(), self.node.wall()
         if self.refusal is not None:
-            self.status = refused_status(*self.refusal, now, self.status)
+            self.status = refused_status(*self.refusal, wall, self.status)
         elif self.pod is not None and not (gone and not self.views and self.status):
             views = tuple(self.views.values())
             self.status = pod_status(
-                self.pod, views, self.history, self.node.addresses, now, self.status, self.terminating
+                self.pod, views, self.history, self.node.addresses, now, wall, self.status, self.terminating
             )
         elif self.terminating and not self.status:
             return

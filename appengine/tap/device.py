@@ -23,6 +23,7 @@ from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.renewal import Renewer, enrolled
 from kubebus.session import Timing
+from kubebus.site import SiteService
 from kubebus.status import as_json
 from kubebus.tlsconfig import LINK
 from kubebus.tokens import Refused
@@ -58,6 +59,8 @@ class DeviceNode(ComposedService):
         link = self._link(keyring)
         self.add(link)
         self.add(Renewer(self.reactor, keyring, link.router_endpoint))
+        site = self._site(keyring, link)
+        self.add(site)
         metadata = EdgeMetadata(
             self.reactor,
             store,
@@ -69,7 +72,7 @@ class DeviceNode(ComposedService):
         )
         self.add(metadata)
         resources = {
-            "status": status_resource(lambda: {**as_json(link.status()), "certificate": keyring.status()}),
+            "status": status_resource(lambda: _status(link, site, keyring)),
             "meta": meta_resource(store, metadata.sync.status, metadata.tokens.issue),
         }
         if not self._options["no-pods"]:
@@ -105,6 +108,18 @@ class DeviceNode(ComposedService):
                 timing=Timing.every(self._options["heartbeat"], self._options["probe"]),
                 agent=f"kubebus/{__version__}",
             ),
+        )
+
+    def _site(self, keyring: Keyring, link: EdgeLinkService) -> SiteService:
+        return SiteService(
+            self.reactor,
+            link,
+            keyring,
+            self._state,
+            self._options["site-listen"],
+            LinuxHostNetwork().addresses,
+            time.time,
+            f"kubebus/{__version__}",
         )
 
     def _engine(self, store: Store, link: EdgeLinkService) -> dict[str, Any]:
@@ -174,3 +189,9 @@ class DeviceNode(ComposedService):
         address, host = self._options["dns-address"], LinuxHostNetwork()
         host.add_address("lo", address)
         self.at_stop(lambda: host.remove_address("lo", address))
+
+
+def _status(link: EdgeLinkService, site: SiteService, keyring: Keyring) -> dict[str, object]:
+    """What ``kubebus status`` shows on a device."""
+    of_site = {} if site.keeper.site is None else {"site": as_json(site.status())}
+    return {**as_json(link.status()), **of_site, "certificate": keyring.status()}

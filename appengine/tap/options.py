@@ -14,6 +14,7 @@ from kubebus.adminclient import EDGE_SOCKET
 from kubebus.config import Setting, SettingsOptions
 from kubebus.identity import InvalidIdentity, check_name
 from kubebus.joinstring import InvalidJoinString, JoinString
+from kubebus.listenat import ListenAt
 
 STATE_DIR = Path("/var/lib/edgenode")
 
@@ -84,6 +85,12 @@ class Options(SettingsOptions):
         ),
         Setting("cluster-domain", "the cluster's domain, for pods", allowed="DOMAIN", default="cluster.local"),
         Setting("interface", "the name of the TUN device", allowed="NAME", default="kb0"),
+        Setting(
+            "site-listen",
+            "let nodes of the same site connect to this one over their LAN, and no others [default: listen nowhere]",
+            ListenAt.parse,
+            "[ADDRESS:]PORT",
+        ),
         *config.HEARTBEAT_SETTINGS,
         Setting("socket", "the socket of the command 'kubebus'", Path, "PATH", Path(EDGE_SOCKET)),
     )

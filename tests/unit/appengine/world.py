@@ -42,7 +42,9 @@ class EngineWorld(unittest.SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.directory)
         self.store = MemoryStore(self.clock)
         self.keys = NodeKeys("default", "edge-1")
-        self.runtime = MemoryRuntime(self.clock)
+        # Added to the reactor's time: somebody has set the clock.
+        self.clock_error = 0.0
+        self.runtime = MemoryRuntime(self.clock, wall=self.wall)
         self.firewall = NoFirewall()
         self.network = FixedNetwork(place("10.192.7.0/24"))
         self.start()
@@ -60,9 +62,13 @@ class EngineWorld(unittest.SynchronousTestCase):
             runtime=self.runtime,
             files=InlineThreads(),
             firewall=self.firewall,
+            wall=self.wall,
         )
         self.engine.startService()
         self.settle()
+
+    def wall(self) -> float:
+        return self.clock.seconds() + self.clock_error
 
     def stop(self) -> None:
         if self.engine.running:
