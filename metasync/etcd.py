@@ -31,8 +31,8 @@ from metasync.etcd_wire import (
     txn_result,
 )
 from metasync.feeds import spawn
-from metasync.interfaces import Compacted, FutureRevision, StoreError, StoreUnavailable, WatchObserver
-from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult
+from metasync.interfaces import Compacted, FutureRevision, LeaseNotFound, StoreError, StoreUnavailable, WatchObserver
+from metasync.model import Compare, KeyRange, Lease, Op, RangeResult, TxnResult
 from metasync.mvcc import check_ops, check_size
 
 SERVER_MAX_TXN_OPS = 128
@@ -126,6 +126,13 @@ class EtcdStore:
         self._reactor = reactor
         self._channel = _channel(address)
         self._kv = rpc.KVStub(self._channel)
+        self._lease = rpc.LeaseStub(self._channel)
+        # A stream in etcd's interface; of one request and one answer it is the same on the wire.
+        self._keep_alive = self._channel.unary_unary(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
+        )
         self._token: str | None = None
         self._seen = 0
         self._watches: set[EtcdWatch] = set()
@@ -202,6 +209,30 @@ class EtcdStore:
 
     async def compact(self, revision: int) -> None:
         await self._call(self._kv.Compact, rpc.CompactionRequest(revision=revision), revision)
+
+    async def lease_grant(self, ttl: int, lease: int = 0) -> Lease:
+        granted = await self._call(self._lease.LeaseGrant, rpc.LeaseGrantRequest(TTL=ttl, ID=lease))
+        return Lease(granted.ID, granted.TTL, granted.TTL, granted.header.revision)
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        kept = await self._call(self._keep_alive, rpc.LeaseKeepAliveRequest(ID=lease))
+        if not kept.TTL:
+            raise LeaseNotFound(f"lease {lease} does not exist")
+        return Lease(lease, kept.TTL, kept.TTL, kept.header.revision)
+
+    async def lease_revoke(self, lease: int) -> int:
+        revoked = await self._call(self._lease.LeaseRevoke, rpc.LeaseRevokeRequest(ID=lease))
+        return int(revoked.header.revision)
+
+    async def lease_time_to_live(self, lease: int) -> Lease:
+        found = await self._call(self._lease.LeaseTimeToLive, rpc.LeaseTimeToLiveRequest(ID=lease, keys=True))
+        if found.TTL < 0:
+            raise LeaseNotFound(f"lease {lease} does not exist")
+        return Lease(lease, found.TTL, found.grantedTTL, found.header.revision, tuple(sorted(found.keys)))
+
+    async def leases(self) -> tuple[int, ...]:
+        found = await self._call(self._lease.LeaseLeases, rpc.LeaseLeasesRequest())
+        return tuple(sorted(each.ID for each in found.leases))
 
     async def close(self) -> None:
         self._closed = True

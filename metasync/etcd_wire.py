@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 
 import grpc
 
-from metasync.interfaces import StoreError, StoreUnavailable, TxnTooLarge
+from metasync.interfaces import LeaseExists, LeaseNotFound, StoreError, StoreUnavailable, TxnTooLarge
 from metasync.model import (
     Compare,
     CompareOp,
@@ -183,6 +183,12 @@ def error_of(error: grpc.RpcError, where: str) -> StoreError:
         return TxnTooLarge(f"etcd refuses the transaction: {text}; raise its --max-txn-ops")
     if "request is too large" in text or "larger than max" in text:
         return TxnTooLarge(f"etcd refuses the transaction: {text}; raise its --max-request-bytes")
+    if "requested lease not found" in text:
+        return LeaseNotFound(f"etcd at {where}: {text}")
+    if "lease already exists" in text:
+        return LeaseExists(f"etcd at {where}: {text}")
+    if "too large lease TTL" in text:
+        return StoreError(f"etcd refuses the lease: {text}")
     if "database space exceeded" in text:
         return StoreUnavailable(
             f"etcd at {where} is full (NOSPACE): compact and defragment it, or raise --quota-backend-bytes, then "

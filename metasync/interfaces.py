@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult, WatchBatch
+from metasync.model import Compare, KeyRange, Lease, Op, RangeResult, TxnResult, WatchBatch
 
 
 class StoreError(Exception):
@@ -38,6 +38,14 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached, is full or is damaged. A write that fails so may or may not have happened."""
 
 
+class LeaseNotFound(StoreError):
+    """There is no such lease, or no more."""
+
+
+class LeaseExists(StoreError):
+    """A lease with the wanted ID exists already."""
+
+
 class WatchObserver(Protocol):
     """Who watches. Calls come in revision order, on the reactor thread, never during :meth:`Store.watch`."""
 
@@ -56,7 +64,33 @@ class Watch(Protocol):
         """Stop. No call of the observer follows. Cancelling twice is harmless."""
 
 
-class Store(Protocol):
+class Leases(Protocol):
+    """Leases: keys that were put with one are deleted, all in one revision, when it ends without being kept alive.
+
+    Time counts only while the store runs, and no setting of a clock makes a lease end early. Errors are
+    :class:`StoreError`; :class:`LeaseNotFound` where the lease does not exist (a ``put`` with it fails so too).
+    """
+
+    async def lease_grant(self, ttl: int, lease: int = 0) -> Lease:
+        """Make a lease of ``ttl`` seconds (the store may raise it to its least), with that ID or one of the store's.
+
+        :raises LeaseExists: if ``lease`` is taken.
+        """
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        """It has all its time again."""
+
+    async def lease_revoke(self, lease: int) -> int:
+        """End it now, with its keys. Returns the store's revision afterwards."""
+
+    async def lease_time_to_live(self, lease: int) -> Lease:
+        """How long it has left, and its keys."""
+
+    async def leases(self) -> tuple[int, ...]:
+        """The IDs of all leases."""
+
+
+class Store(Leases, Protocol):
     """A revisioned key-value store. Errors are :class:`StoreError`."""
 
     max_txn_ops: int

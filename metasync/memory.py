@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Protocol
 
+from twisted.internet.interfaces import IDelayedCall
+
 from metasync.interfaces import Compacted, FutureRevision, StoreError, StoreUnavailable, Watch, WatchObserver
-from metasync.model import Compare, Event, EventType, KeyRange, KeyValue, Op, RangeResult, TxnResult
+from metasync.leases import Lessor
+from metasync.model import Compare, Delete, Event, EventType, KeyRange, KeyValue, Lease, Op, RangeResult, TxnResult
 from metasync.mvcc import Outcome, batches_of, check_size, run_txn
 from metasync.watching import History, Watches
 
@@ -16,13 +19,16 @@ from metasync.watching import History, Watches
 class DelayedCalls(Protocol):
     """The part of ``IReactorTime`` that is needed here. A :class:`twisted.internet.task.Clock` will do."""
 
-    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> object: ...
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> IDelayedCall: ...
+
+    def seconds(self) -> float: ...
 
 
 class _Rows:
     """The newest live rows, with an undo log for the transaction under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, lessor: Lessor) -> None:
+        self._lessor = lessor
         self._rows: dict[bytes, KeyValue] = {}
         self._order: list[bytes] = []
         self._undo: list[tuple[bytes, KeyValue | None]] = []
@@ -51,6 +57,12 @@ class _Rows:
     def remove(self, key: bytes, revision: int) -> None:
         self._undo.append((key, self._rows.get(key)))
         self._set(key, None)
+
+    def has_lease(self, lease: int) -> bool:
+        return lease in self._lessor
+
+    def of_lease(self, lease: int) -> tuple[bytes, ...]:
+        return tuple(key for key in self._order if self._rows[key].lease == lease)
 
     def _set(self, key: bytes, kv: KeyValue | None) -> None:
         if kv is not None:
@@ -87,7 +99,9 @@ class MemoryStore:
         self.identity = identity or token_hex(16)
         self.revision = 1
         self._clock = clock
-        self._rows = _Rows()
+        self._lessor = Lessor()
+        self._lease_timer: IDelayedCall | None = None
+        self._rows = _Rows(self._lessor)
         self._events: list[Event] = []
         self._compacted = 0
         self._closed = False
@@ -173,6 +187,61 @@ class MemoryStore:
 
         self._clock.callLater(0, read)
 
+    # Leases
+
+    async def lease_grant(self, ttl: int, lease: int = 0) -> Lease:
+        self._check_open()
+        lease, held = self._lessor.grant(ttl, lease, self._clock.seconds())
+        self._await_expiry()
+        return Lease(lease, held.ttl, held.ttl, self.revision)
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        self._check_open()
+        held = self._lessor.renew(lease, self._clock.seconds())
+        self._await_expiry()
+        return Lease(lease, held.ttl, held.ttl, self.revision)
+
+    async def lease_revoke(self, lease: int) -> int:
+        self._check_open()
+        self._revoke(lease)
+        self._await_expiry()
+        return self.revision
+
+    def _revoke(self, lease: int) -> None:
+        self._lessor.find(lease)
+        deletions = [Delete.single(key) for key in self._rows.of_lease(lease)]
+        outcome = run_txn(self._rows, self.revision, (), deletions, ())
+        self._lessor.remove(lease)
+        self._rows.commit()
+        self._committed(outcome)
+
+    async def lease_time_to_live(self, lease: int) -> Lease:
+        self._check_open()
+        held = self._lessor.find(lease)
+        left = int(held.left(self._clock.seconds()))
+        return Lease(lease, left, held.ttl, self.revision, self._rows.of_lease(lease))
+
+    async def leases(self) -> tuple[int, ...]:
+        self._check_open()
+        return tuple(sorted(self._lessor.all))
+
+    def _await_expiry(self) -> None:
+        self._lessor.commit()
+        self._cancel_expiry()
+        end = self._lessor.next_end()
+        if end is not None and not self._closed:
+            self._lease_timer = self._clock.callLater(max(0.0, end - self._clock.seconds()), self._expire)
+
+    def _cancel_expiry(self) -> None:
+        if self._lease_timer is not None and self._lease_timer.active():
+            self._lease_timer.cancel()
+        self._lease_timer = None
+
+    def _expire(self) -> None:
+        for lease in self._lessor.due(self._clock.seconds()):
+            self._revoke(lease)
+        self._await_expiry()
+
     async def compact(self, revision: int) -> None:
         self._check_open()
         if revision > self.revision:
@@ -185,6 +254,7 @@ class MemoryStore:
 
     async def close(self) -> None:
         self._closed = True
+        self._cancel_expiry()
         self._watches.cancel_all()
 
 

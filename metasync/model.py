@@ -78,6 +78,17 @@ class RangeResult:
     more: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as it was at ``revision``: seconds left, seconds it was granted for, keys that it holds (when asked)."""
+
+    lease: int
+    ttl: int
+    granted: int
+    revision: int
+    keys: tuple[bytes, ...] = ()
+
+
 class CompareTarget(Enum):
     VERSION = "version"
     CREATE = "create"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from metasync.interfaces import StoreError, TxnTooLarge
+from metasync.interfaces import LeaseNotFound, StoreError, TxnTooLarge
 from metasync.model import (
     Compare,
     CompareOp,
@@ -44,6 +44,8 @@ class Rows(Protocol):
     def put(self, kv: KeyValue) -> None: ...
 
     def remove(self, key: bytes, revision: int) -> None: ...
+
+    def has_lease(self, lease: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ class _Run:
                 return RangeResult(reached, kvs, count, count > len(kvs))
 
     def _put(self, op: Put) -> PutResult:
+        if op.lease and not self.rows.has_lease(op.lease):
+            raise LeaseNotFound(f"lease {op.lease} does not exist")
         old = self.rows.get(op.key)
         if old is None:
             new = KeyValue(op.key, op.value, self.revision, self.revision, 1, op.lease)

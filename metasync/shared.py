@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from metasync.interfaces import Compacted, Store, StoreError, Watch, WatchObserver
-from metasync.model import Compare, Event, KeyRange, Op, RangeResult, TxnResult, WatchBatch
+from metasync.model import Compare, Event, KeyRange, Lease, Op, RangeResult, TxnResult, WatchBatch
 
 KEEP_BYTES = 16 << 20
 """Of recent changes, so that a node that was away for a moment costs the store nothing."""
@@ -102,6 +102,21 @@ class SharedWatchStore:
 
     async def compact(self, revision: int) -> None:
         await self._store.compact(revision)
+
+    async def lease_grant(self, ttl: int, lease: int = 0) -> Lease:
+        return await self._store.lease_grant(ttl, lease)
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        return await self._store.lease_keep_alive(lease)
+
+    async def lease_revoke(self, lease: int) -> int:
+        return await self._store.lease_revoke(lease)
+
+    async def lease_time_to_live(self, lease: int) -> Lease:
+        return await self._store.lease_time_to_live(lease)
+
+    async def leases(self) -> tuple[int, ...]:
+        return await self._store.leases()
 
     async def close(self) -> None:
         self.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from metasync.interfaces import StoreError, StoreUnavailable, Watch, WatchObserver
-from metasync.model import Compare, KeyRange, Op, RangeResult, TxnResult
+from metasync.leases import Clock
+from metasync.model import Compare, KeyRange, Lease, Op, RangeResult, TxnResult
 from metasync.mvcc import Outcome, check_size
 from metasync.sqlite_file import SQLiteFile
 from metasync.sqlite_rescue import open_or_rescue
@@ -33,6 +35,10 @@ class ThreadCalls(Protocol):
 
 _GROUP = 256
 """At most so many transactions share a commit, so that the first of them need not wait for ever."""
+
+_SAVE_LEASES = 60.0
+_EXPIRE_AGAIN = 5.0
+"""Seconds: so often what leases have left is saved, so late one is tried again that could not be ended."""
 
 DEFAULT_MAX_TXN_OPS = 1_000_000
 DEFAULT_MAX_REQUEST_BYTES = 256 << 20
@@ -62,6 +68,7 @@ class SQLiteStore:
         self._file = file
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._closing: Deferred[None] | None = None
+        self._save_at = file.clock() + _SAVE_LEASES
         self._watches = Watches(file.revision, self._read_history)
         self._thread = threading.Thread(target=self._work, name=f"sqlite {file.path.name}", daemon=True)
         self._thread.start()
@@ -75,17 +82,19 @@ class SQLiteStore:
         safe: bool = True,
         max_txn_ops: int = DEFAULT_MAX_TXN_OPS,
         max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
+        clock: Clock = time.monotonic,
     ) -> SQLiteStore:
         """Open the file, or make it. This blocks (it checks the file), so do it before the reactor is busy.
 
         A damaged file is moved aside, and a new one made with all that can still be read of it.
 
         :param safe: whether an acknowledged write must survive a power cut (it always survives a crash).
+        :param clock: by which leases end: the system's steady one, which nobody can set.
         :raises StoreError: if it cannot be opened.
         """
         path = Path(path)
         try:
-            return cls(reactor, open_or_rescue(path, safe=safe), max_txn_ops, max_request_bytes)
+            return cls(reactor, open_or_rescue(path, safe=safe, clock=clock), max_txn_ops, max_request_bytes)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(_explain(path, error)) from error
 
@@ -114,6 +123,21 @@ class SQLiteStore:
     async def compact(self, revision: int) -> None:
         await self._ask(lambda file: file.compact(revision))
         self._sweep(0)
+
+    async def lease_grant(self, ttl: int, lease: int = 0) -> Lease:
+        return await self._ask(lambda file: file.grant(ttl, lease), writes=True)
+
+    async def lease_keep_alive(self, lease: int) -> Lease:
+        return await self._ask(lambda file: file.keep_alive(lease), writes=True)
+
+    async def lease_revoke(self, lease: int) -> int:
+        return (await self._ask(lambda file: file.revoke(lease), writes=True)).result.revision
+
+    async def lease_time_to_live(self, lease: int) -> Lease:
+        return await self._ask(lambda file: file.time_to_live(lease))
+
+    async def leases(self) -> tuple[int, ...]:
+        return await self._ask(lambda file: tuple(sorted(file.lessor.all)))
 
     async def oldest_after(self, keep: int) -> int:
         """The revision at which to compact so that about ``keep`` changes stay (0: there are no more)."""
@@ -171,7 +195,11 @@ class SQLiteStore:
     def _work(self) -> None:
         waiting: _Job[Any] | None = None
         while True:
-            job = waiting or self._jobs.get()
+            self._mind_leases()
+            try:
+                job = waiting or self._jobs.get(timeout=self._until_expiry())
+            except Empty:
+                continue
             waiting = None
             if job is None:
                 break
@@ -184,8 +212,38 @@ class SQLiteStore:
             self._reactor.callFromThread(self._finished, group)
             if last:
                 break
+        self._save_leases()
         self._file.close()
         self._reactor.callFromThread(self._closed)
+
+    def _until_expiry(self) -> float | None:
+        """Seconds until a lease ends, or until what leases have left is to be saved; ``None``: there are none."""
+        end = self._file.lessor.next_end()
+        return None if end is None else max(0.0, min(end, self._save_at) - self._file.clock())
+
+    def _mind_leases(self) -> None:
+        now = self._file.clock()
+        for lease in self._file.lessor.due(now):
+            self._expire(lease, now)
+        if now >= self._save_at:
+            self._save_leases()
+
+    def _expire(self, lease: int, now: float) -> None:
+        job: _Job[Any] = _Job(lambda file: file.revoke(lease), _ignore)
+        self._write([job])
+        if isinstance(job.outcome, Failure):
+            self.log.warn("lease {lease} could not be ended: {error}", lease=lease, error=job.outcome.value)
+            self._file.lessor.postpone(lease, now + _EXPIRE_AGAIN)
+        else:
+            self._reactor.callFromThread(self._finished, [job])
+
+    def _save_leases(self) -> None:
+        self._save_at = self._file.clock() + _SAVE_LEASES
+        if self._file.lessor.next_end() is not None:
+            job: _Job[Any] = _Job(lambda file: file.save_leases(), _ignore)
+            self._write([job])
+            if isinstance(job.outcome, Failure):
+                self.log.warn("what leases have left could not be saved: {error}", error=job.outcome.value)
 
     def _closed(self) -> None:
         assert self._closing is not None
@@ -234,6 +292,10 @@ class SQLiteStore:
         if not isinstance(error, sqlite3.Error):
             self.log.failure("{path}: a call of the store failed", path=self.path)
         return Failure(StoreUnavailable(_explain(self.path, error)))  # type: ignore[no-untyped-call]
+
+
+def _ignore(found: object) -> None:
+    pass
 
 
 def _fire(done: Deferred[_T], found: _T | Failure) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
 from zlib import crc32
 
 from metasync.interfaces import Compacted, FutureRevision, StoreError
-from metasync.model import Compare, Event, EventType, KeyRange, KeyValue, Op, RangeResult
+from metasync.leases import Clock, Lessor
+from metasync.model import Compare, Delete, Event, EventType, KeyRange, KeyValue, Lease, Op, RangeResult
 from metasync.mvcc import Outcome, batches_of, run_txn, tombstone
 from metasync.watching import History
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the tables change (``PRAGMA user_version``)."""
 
 _APPLICATION_ID = 0x6B6D7331  # "kms1", shown by file(1)
@@ -35,6 +37,12 @@ CREATE UNIQUE INDEX history_key ON history (key, rev);
 CREATE INDEX history_rev ON history (rev);
 CREATE TABLE live (key BLOB PRIMARY KEY, id INTEGER NOT NULL, rev INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+_LEASES = """
+CREATE TABLE IF NOT EXISTS lease (id INTEGER PRIMARY KEY, ttl INTEGER NOT NULL, left REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS history_lease ON history (lease) WHERE lease != 0;
+"""
+"""What format 2 has beside the tables of format 1. ``left`` is in seconds, as of the last time it was saved."""
 
 _COLUMNS = "h.key, h.value, h.created, h.rev, h.version, h.lease"
 _KEYS_ONLY = "h.key, x'', h.created, h.rev, h.version, h.lease"
@@ -59,8 +67,12 @@ def _where(keys: KeyRange, column: str) -> tuple[str, list[bytes]]:
 class _Rows:
     """The live rows of a transaction under way (:class:`metasync.mvcc.Rows`)."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, lessor: Lessor) -> None:
         self._db = db
+        self._lessor = lessor
+
+    def has_lease(self, lease: int) -> bool:
+        return lease in self._lessor
 
     def get(self, key: bytes) -> KeyValue | None:
         found = self.scan(KeyRange.single(key))
@@ -90,6 +102,8 @@ class _Rows:
 def checksum(kv: KeyValue) -> int:
     """Of everything in a row: SQLite checks its pages' structure, but not what they hold."""
     numbers = b"%d %d %d" % (kv.create_revision, kv.mod_revision, kv.version)
+    if kv.lease:
+        numbers += b" %d" % kv.lease
     return crc32(kv.value, crc32(kv.key, crc32(numbers)))
 
 
@@ -120,8 +134,10 @@ class SQLiteFile:
     :raises sqlite3.Error: if the file cannot be opened or written.
     """
 
-    def __init__(self, path: Path, *, safe: bool = True) -> None:
+    def __init__(self, path: Path, *, safe: bool = True, clock: Clock = time.monotonic) -> None:
         self.path = path
+        self.clock = clock
+        self.lessor = Lessor()
         new = not path.exists() or not path.stat().st_size
         if new:  # it will hold Secrets
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -144,17 +160,24 @@ class SQLiteFile:
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._create()
         self._check()
+        self._upgrade()
+        self._load_leases()
         self.identity = str(self._meta("identity"))
         self.revision = self._number("revision")
         self.compacted = self._number("compacted")
-        self._rows = _Rows(db)
+        self._rows = _Rows(db, self.lessor)
 
     def _create(self) -> None:
         statements = "".join(
             f"INSERT INTO meta VALUES ('{name}', {value!r});"
             for name, value in (("identity", token_hex(16)), ("revision", 1), ("compacted", 0))
         )
-        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {statements} COMMIT;")
+        self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {_LEASES} {statements} COMMIT;")
+
+    def _upgrade(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version < FORMAT:
+            self._db.executescript(f"BEGIN IMMEDIATE; {_LEASES} PRAGMA user_version = {FORMAT}; COMMIT;")
 
     def _check(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -206,11 +229,60 @@ class SQLiteFile:
         if self.revision != self._before:
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (self.revision,))
         self._db.execute("COMMIT")
+        self.lessor.commit()
 
     def roll_back(self) -> None:
+        self.lessor.roll_back()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
         self.revision = self._before
+
+    # Leases. Those that change something stand between begin and commit, too.
+
+    def grant(self, ttl: int, lease: int) -> Lease:
+        lease, held = self.lessor.grant(ttl, lease, self.clock())
+        self._db.execute("INSERT INTO lease VALUES (?, ?, ?)", (lease, held.ttl, held.ttl))
+        return Lease(lease, held.ttl, held.ttl, self.revision)
+
+    def keep_alive(self, lease: int) -> Lease:
+        held = self.lessor.renew(lease, self.clock())
+        # What was saved is less now than what is left: after a crash it would end early.
+        self._db.execute("UPDATE lease SET left = ttl WHERE id = ? AND left < ttl", (lease,))
+        return Lease(lease, held.ttl, held.ttl, self.revision)
+
+    def revoke(self, lease: int) -> Outcome:
+        self.lessor.find(lease)
+        outcome = self.txn((), [Delete.single(key) for key in self._of_lease(lease)], ())
+        self._db.execute("DELETE FROM lease WHERE id = ?", (lease,))
+        self.lessor.remove(lease)
+        return outcome
+
+    def time_to_live(self, lease: int) -> Lease:
+        held = self.lessor.find(lease)
+        return Lease(lease, int(held.left(self.clock())), held.ttl, self.revision, self._of_lease(lease))
+
+    def _of_lease(self, lease: int) -> tuple[bytes, ...]:
+        rows = self._db.execute(
+            "SELECT l.key FROM history h JOIN live l ON l.id = h.id WHERE h.lease = ? AND h.lease != 0 ORDER BY l.key",
+            (lease,),
+        )
+        return tuple(key for (key,) in rows)
+
+    def save_leases(self) -> None:
+        """Keep what each has left now: it goes on from there after a restart."""
+        now = self.clock()
+        rows = [(held.left(now), lease) for lease, held in self.lessor.all.items()]
+        self._db.executemany("UPDATE lease SET left = ? WHERE id = ?", rows)
+
+    def _load_leases(self) -> None:
+        now = self.clock()
+        for lease, ttl, left in self._db.execute("SELECT id, ttl, left FROM lease"):
+            self.lessor.restore(lease, ttl, left, now)
+
+    def restore_lease(self, lease: int, ttl: int, left: float) -> None:
+        """A lease that was rescued from a damaged file."""
+        self._db.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?)", (lease, ttl, left))
+        self.lessor.restore(lease, ttl, left, self.clock())
 
     # Reads
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.logger import Logger
 
+from metasync.leases import Clock
 from metasync.model import KeyValue, Put
 from metasync.sqlite_file import Damaged, SQLiteFile, checksum
 
@@ -18,10 +20,13 @@ _PAGE = 100
 _MOST_GAPS = 100_000
 """Unreadable rows in sequence after which the rest of the file is given up."""
 
+_UNKNOWN_TTL = 3600
+"""Seconds of a lease of which only its keys could be read: its owner keeps it alive, or it ends."""
+
 _CURSORS = b"/sync/cursors/"
 
 
-def open_or_rescue(path: Path, *, safe: bool = True) -> SQLiteFile:
+def open_or_rescue(path: Path, *, safe: bool = True, clock: Clock = time.monotonic) -> SQLiteFile:
     """Open a store's file. One that is damaged is moved aside and replaced, with what can be read of it.
 
     What was rescued has no cursors: the sync compares all of it with the cloud, so that nothing stays wrong.
@@ -29,7 +34,7 @@ def open_or_rescue(path: Path, *, safe: bool = True) -> SQLiteFile:
     :raises sqlite3.Error: if the file cannot be opened for another reason.
     """
     try:
-        return SQLiteFile(path, safe=safe)
+        return SQLiteFile(path, safe=safe, clock=clock)
     except Damaged as error:
         reason = str(error)
     except sqlite3.DatabaseError as error:
@@ -38,7 +43,7 @@ def open_or_rescue(path: Path, *, safe: bool = True) -> SQLiteFile:
         reason = f"{path} is damaged: {error}"
     _log.critical("{reason}; reading what can be read of it", reason=reason)
     aside = _move_aside(path)
-    file = SQLiteFile(path, safe=safe)
+    file = SQLiteFile(path, safe=safe, clock=clock)
     kept = _fill(file, aside)
     _log.critical(
         "{path} was damaged: {kept} keys could be read and are kept, the rest comes from the cloud; the damaged file "
@@ -73,11 +78,26 @@ def _fill(file: SQLiteFile, damaged: Path) -> int:
         if known is None or kv.mod_revision >= known.mod_revision:
             latest[kv.key] = kv
     wanted = [kv for kv in latest.values() if kv.version and _CURSORS not in kv.key]
+    leases = dict.fromkeys((kv.lease for kv in wanted if kv.lease), (_UNKNOWN_TTL, float(_UNKNOWN_TTL)))
+    leases.update(_readable_leases(damaged))
     file.begin()
+    for lease, (ttl, left) in leases.items():
+        file.restore_lease(lease, ttl, left)
     for kv in wanted:
-        file.txn((), [Put(kv.key, kv.value)], ())
+        file.txn((), [Put(kv.key, kv.value, kv.lease)], ())
     file.commit()
     return len(wanted)
+
+
+def _readable_leases(path: Path) -> dict[int, tuple[int, float]]:
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        rows = db.execute("SELECT id, ttl, left FROM lease").fetchall()
+    except sqlite3.Error:
+        return {}
+    finally:
+        db.close()
+    return {lease: (ttl, left) for lease, ttl, left in rows if type(ttl) is int and type(left) is float}
 
 
 def _readable(path: Path) -> Iterator[KeyValue]:

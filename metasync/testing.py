@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from metasync.interfaces import Compacted, FutureRevision, Store, StoreError, TxnTooLarge, Watch
+from metasync.interfaces import (
+    Compacted,
+    FutureRevision,
+    LeaseExists,
+    LeaseNotFound,
+    Store,
+    StoreError,
+    TxnTooLarge,
+    Watch,
+)
 from metasync.memory import MemoryStore
 from metasync.model import (
     Compare,
@@ -425,3 +434,81 @@ class StoreContract(_Base):
         await self.store.compact(last)
         await self.refused(Compacted, self.store.compact(last))
         await self.refused(FutureRevision, self.store.compact(last + 10))
+
+    # Leases
+
+    async def test_aLeaseEndsWithItsKeys(self) -> None:
+        """They are deleted in one revision, like by anybody else."""
+        lease = await self.store.lease_grant(2)
+        self.assertGreaterEqual(lease.granted, 2)
+        await self.put("free", "1")
+        held = [Put(self.key(name), b"1", lease.lease) for name in ("a", "b")]
+        revision = (await self.store.txn((), held)).revision
+        kvs = (await self.store.range(KeyRange.prefix(self.root))).kvs
+        self.assertEqual([kv.lease for kv in kvs], [lease.lease] * 2 + [0])
+        recorder = self.observe(revision + 1)
+        await recorder.until(lambda: bool(recorder.batches))
+        self.assertEqual(
+            [(r, sorted(c)) for r, c in recorder.changes],
+            [(revision + 1, [("delete", self.key("a"), b""), ("delete", self.key("b"), b"")])],
+        )
+        self.assertEqual(await self.values(), {"free": "1"})
+        await self.refused(LeaseNotFound, self.store.lease_time_to_live(lease.lease))
+
+    async def test_revokingDeletesInOneRevision(self) -> None:
+        lease = (await self.store.lease_grant(60)).lease
+        before = (await self.store.txn((), [Put(self.key(name), b"1", lease) for name in ("a", "b")])).revision
+        self.assertEqual(await self.store.lease_revoke(lease), before + 1)
+        self.assertEqual((await self.values(), await self.values(before)), ({}, {"a": "1", "b": "1"}))
+        await self.refused(LeaseNotFound, self.store.lease_revoke(lease))
+        await self.refused(LeaseNotFound, self.store.lease_keep_alive(lease))
+
+    async def test_revokingAnEmptyLeaseTakesNoRevision(self) -> None:
+        before = await self.put("a", "1")
+        await self.store.lease_revoke((await self.store.lease_grant(60)).lease)
+        self.assertEqual(await self.put("a", "2"), before + 1)
+
+    async def test_aPutDecidesAnewWhichLeaseAKeyHas(self) -> None:
+        first, second = [(await self.store.lease_grant(60)).lease for _ in range(2)]
+        for name in ("stays", "moves", "goes"):
+            await self.store.txn((), [Put(self.key(name), b"1", first)])
+        await self.store.txn((), [Put(self.key("stays"), b"2")])
+        await self.store.txn((), [Put(self.key("moves"), b"2", second), Delete.single(self.key("goes"))])
+        self.assertEqual((await self.store.lease_time_to_live(first)).keys, ())
+        self.assertEqual((await self.store.lease_time_to_live(second)).keys, (self.key("moves"),))
+        await self.store.lease_revoke(first)
+        self.assertEqual(await self.values(), {"stays": "2", "moves": "2"})
+        await self.store.lease_revoke(second)
+        self.assertEqual(await self.values(), {"stays": "2"})
+
+    async def test_aLeaseHasTime(self) -> None:
+        granted = await self.store.lease_grant(100)
+        self.assertEqual((granted.ttl, granted.granted), (100, 100))
+        found = await self.store.lease_time_to_live(granted.lease)
+        self.assertTrue(90 <= found.ttl <= 100, found)
+        self.assertEqual(found.granted, 100)
+        self.assertEqual((await self.store.lease_keep_alive(granted.lease)).ttl, 100)
+        self.assertIn(granted.lease, await self.store.leases())
+        await self.store.lease_revoke(granted.lease)
+        self.assertNotIn(granted.lease, await self.store.leases())
+
+    async def test_aLeaseMayHaveAnIDOfOnesOwn(self) -> None:
+        wanted = int(token_hex(6), 16) + 1
+        self.assertEqual((await self.store.lease_grant(60, wanted)).lease, wanted)
+        await self.refused(LeaseExists, self.store.lease_grant(60, wanted))
+        await self.refused(StoreError, self.store.lease_grant(1 << 40))
+        await self.store.lease_revoke(wanted)
+
+    async def test_aPutWithAnUnknownLeaseIsRefused(self) -> None:
+        before = await self.put("a", "1")
+        ops = [Put(self.key("b"), b"1"), Put(self.key("c"), b"1", 12345)]
+        await self.refused(LeaseNotFound, self.store.txn((), ops))
+        await self.refused(LeaseNotFound, self.store.lease_time_to_live(12345))
+        self.assertEqual((await self.values(), await self.put("a", "2")), ({"a": "1"}, before + 1))
+
+    async def test_leasesCanBeCompared(self) -> None:
+        lease = (await self.store.lease_grant(60)).lease
+        await self.store.txn((), [Put(self.key("a"), b"1", lease)])
+        compare = Compare(self.key("a"), CompareTarget.LEASE, CompareOp.EQUAL, lease)
+        self.assertTrue((await self.store.txn([compare], [Get(self.everything)])).succeeded)
+        await self.store.lease_revoke(lease)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,7 +14,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from metasync.interfaces import Store, StoreError, StoreUnavailable
+from metasync.interfaces import LeaseNotFound, Store, StoreError, StoreUnavailable
 from metasync.model import Delete, KeyRange, Put
 from metasync.sqlite import SQLiteStore
 from metasync.testing import Recorder, StoreContract
@@ -23,6 +26,120 @@ ALL = KeyRange.prefix(b"")
 class SQLiteStoreTests(StoreContract, TestCase):
     async def open_store(self) -> Store:
         return SQLiteStore.open(reactor, self.mktemp(), max_txn_ops=128, max_request_bytes=1_572_864)
+
+
+class LeaseTests(TestCase):
+    """Time that counts is time that the store runs, by a clock that nobody sets."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.now = 1000.0
+
+    def open(self, path: Path | None = None) -> SQLiteStore:
+        return SQLiteStore.open(reactor, path or self.path, clock=lambda: self.now)
+
+    async def held(self, store: SQLiteStore) -> int:
+        lease = (await store.lease_grant(100)).lease
+        await store.txn((), [Put(b"a", b"1", lease)])
+        return lease
+
+    async def left(self, store: SQLiteStore, lease: int) -> int:
+        await store.range(ALL)  # so that the store looks at the clock
+        return (await store.lease_time_to_live(lease)).ttl
+
+    def crashed(self, name: str) -> Path:
+        """The files as they are now, as if the power had gone."""
+        copy = self.path.with_name(self.path.name + name)
+        for companion in ("", "-wal"):
+            shutil.copy(f"{self.path}{companion}", f"{copy}{companion}")
+        return copy
+
+    async def test_aLeaseGoesOnAfterARestart(self) -> None:
+        store = self.open()
+        lease = await self.held(store)
+        self.now += 60
+        await store.close()
+        self.now = 5.0  # the device has booted again
+        store = self.open()
+        self.assertEqual(await self.left(store, lease), 40)
+        self.now += 39
+        self.assertEqual(await self.left(store, lease), 1)
+        recorder = Recorder()
+        store.watch(ALL, 0, recorder)
+        self.now += 1
+        await store.range(ALL)
+        await recorder.until(lambda: bool(recorder.batches))
+        self.assertEqual((await store.range(ALL)).kvs, ())
+        await self.assertFailure(Deferred.fromCoroutine(store.lease_time_to_live(lease)), LeaseNotFound)
+        await store.close()
+        store = self.open()
+        self.assertEqual((await store.leases(), (await store.range(ALL)).kvs), ((), ()))
+        await store.close()
+
+    async def test_afterACrashItEndsNoEarlierThanItWould(self) -> None:
+        store = self.open()
+        lease = await self.held(store)
+        self.now += 90
+        await self.left(store, lease)
+        await store.range(ALL)  # by now what is left has been saved
+        copy = self.open(self.crashed("-1"))
+        self.assertEqual(await self.left(copy, lease), 10)
+        await copy.close()
+        await store.lease_keep_alive(lease)
+        copy = self.open(self.crashed("-2"))
+        self.assertEqual(await self.left(copy, lease), 100)
+        for each in (copy, store):
+            await each.close()
+
+    async def test_whoeverHeldALeaseHasAMomentToComeBack(self) -> None:
+        store = self.open()
+        lease = await self.held(store)
+        self.now += 99.9
+        await store.close()
+        store = self.open()
+        self.assertEqual(await self.left(store, lease), 2)
+        await store.close()
+
+    async def test_theWallClockDoesNotMatter(self) -> None:
+        store = SQLiteStore.open(reactor, self.path)
+        lease = await self.held(store)
+        year = 365 * 86400.0
+        for wall in (time.time() + year, time.time() - year):
+            self.patch(time, "time", lambda wall=wall: wall)
+            self.assertIn(await self.left(store, lease), range(90, 101))
+        await store.close()
+
+    async def test_aFileOfTheFormerFormatIsTakenOver(self) -> None:
+        store = self.open()
+        await store.txn((), [Put(b"a", b"1")])
+        await store.close()
+        db = sqlite3.connect(self.path)
+        db.executescript("DROP TABLE lease; DROP INDEX history_lease; PRAGMA user_version = 1;")
+        db.close()
+        store = self.open()
+        self.assertEqual([kv.value for kv in (await store.range(ALL)).kvs], [b"1"])
+        await self.held(store)
+        await store.close()
+
+    async def test_aLeaseThatCannotBeEndedNowEndsLater(self) -> None:
+        store = self.open()
+        lease = await self.held(store)
+        revoke = store._file.revoke
+
+        def full(lease: int) -> Any:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        store._file.revoke = full  # type: ignore[method-assign]
+        self.now += 101
+        await store.range(ALL)
+        self.assertEqual(await self.left(store, lease), 5)
+        store._file.revoke = revoke  # type: ignore[method-assign]
+        recorder = Recorder()
+        store.watch(ALL, 0, recorder)
+        self.now += 6
+        await store.range(ALL)
+        await recorder.until(lambda: bool(recorder.batches))
+        await store.close()
 
 
 class FileTests(TestCase):
