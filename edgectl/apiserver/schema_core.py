@@ -134,7 +134,7 @@ EndpointPort
   appProtocol string
 EndpointSlice ; Part of the addresses behind a service.
   addressType! string ; IPv4, IPv6 or FQDN.
-  endpoints! []Endpoint
+  endpoints []Endpoint ; None for a service without pods. Kubernetes takes that too, whatever its OpenAPI says.
   ports []EndpointPort
 Endpoint
   addresses! []string set

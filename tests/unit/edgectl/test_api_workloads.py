@@ -7,11 +7,21 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from edgectl.apiserver.resources import CONFIGMAP, DAEMON_SET, DEPLOYMENT, POD, REPLICA_SET
+from edgectl.apiserver.resources import (
+    CONFIGMAP,
+    DAEMON_SET,
+    DEPLOYMENT,
+    ENDPOINT_SLICE,
+    POD,
+    REPLICA_SET,
+    SERVICE,
+)
 from edgectl.scheduler import Scheduler
 from edgectl.workloads.collector import Collector
+from edgectl.workloads.controller import Controller
 from edgectl.workloads.daemonsets import DaemonSetController
 from edgectl.workloads.deployments import DeploymentController
+from edgectl.workloads.endpoints import EndpointsController
 from edgectl.workloads.pods import is_active, is_ready
 from edgectl.workloads.replicasets import ReplicaSetController
 from edgectl.workloads.rollout import Limits, Set, next_step
@@ -30,7 +40,13 @@ def workload(name: str = "web", image: str = "web:1", **spec: Any) -> Obj:
 
 
 class WorkloadCase(ApiTestCase):
-    controllers = (Scheduler, Collector, DaemonSetController, DeploymentController, ReplicaSetController)
+    controllers: tuple[type[Controller], ...] = (
+        Scheduler,
+        Collector,
+        DaemonSetController,
+        DeploymentController,
+        ReplicaSetController,
+    )
 
     def setUp(self) -> None:
         super().setUp()
@@ -43,6 +59,22 @@ class WorkloadCase(ApiTestCase):
 
     def nodes(self) -> Counter[str]:
         return Counter(one["spec"].get("nodeName", "") for one in self.all(POD) if is_active(one))
+
+
+class EndpointsTests(WorkloadCase):
+    controllers = (*WorkloadCase.controllers, EndpointsController)
+
+    def addresses(self) -> list[str]:
+        (found,) = self.all(ENDPOINT_SLICE)
+        return [address for one in found.get("endpoints", ()) for address in one["addresses"]]
+
+    def test_the_slice_of_a_service_without_pods_is_there_and_empty(self) -> None:
+        self.make(SERVICE, {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}})
+        self.assertEqual(self.addresses(), [])
+        self.make(REPLICA_SET, workload(replicas=2))
+        self.assertEqual(len(self.addresses()), 2)
+        self.remove(REPLICA_SET, "web")
+        self.assertEqual(self.addresses(), [])
 
 
 class ReplicaSetTests(WorkloadCase):
