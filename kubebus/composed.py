@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -77,7 +78,9 @@ class ComposedService(Service):
         """End the process: it cannot do its work."""
         if failure.check(CancelledError) and not self.running:
             return
-        if failure.check(*self._expected):
+        if isinstance(failure.value, CannotListenError):
+            self.log.critical("Cannot go on: {why}", why=_taken(failure.value))
+        elif failure.check(*self._expected):
             self.log.critical("Cannot go on: {why}", why=str(failure.value))
         else:
             self.log.failure("Cannot go on", failure)
@@ -86,6 +89,12 @@ class ComposedService(Service):
             self.reactor.stop()
         else:
             self.reactor.callWhenRunning(self.reactor.stop)
+
+
+def _taken(error: CannotListenError) -> str:
+    place = f"{error.interface or 'port'}:{error.port}" if isinstance(error.port, int) else str(error.port)
+    reason = getattr(error.socketError, "strerror", None) or error.socketError
+    return f"cannot listen on {place} ({reason}): stop the process that does, or choose another place in the options"
 
 
 def _exit_with_failure() -> None:
