@@ -62,10 +62,9 @@ def run(plan: Plan, where: Path) -> bool:
         seconds = time.monotonic() - began
         print(f"\n{style.verdict(good)} after {seconds:.0f} s")
         record.figures["seconds of the run"] = round(seconds)
-        samples = world.record()
-        if samples:
-            record.write(where, samples)
-            print(f"The record is {where}")
+        record.samples = record.samples or world.record()
+        record.write(where)
+        print(f"The record is {where}")
         print("Taking everything down …", flush=True)
     return good
 

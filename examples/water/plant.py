@@ -2,8 +2,7 @@
 
 ``python -m examples.water.plant SOCKET RECORD --scale N``. Time stands until somebody sends ``{"go": true}``; from
 then on a second of ours is ``N`` of the plant's. On a machine that does not keep up the plant's clock falls back too:
-no step is longer than it should be. Every sample is a line of the record (the first when all devices are there), with
-the two twins: the same plant at the same hours with a valve that nobody moves, one closed as at the start and one open.
+no step is longer than it should be. Every sample is a line of the record, the first when all devices are there.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ TICK = 0.05
 
 
 class Running:
-    def __init__(self, scale: float, record: Path) -> None:
+    def __init__(self, scale: float, record: Path, first: int) -> None:
         self._scale = scale
         self._record = open(record, "w", buffering=1)  # noqa: SIM115
         self.plant = Plant()
-        self._twins = {"closed": Plant(), "open": Plant(opening=1.0, command=1.0)}
         self._devices: dict[str, asyncio.StreamWriter] = {}
         self._going = asyncio.Event()
-        self._number = 0
+        self._next = self._first = first
 
     async def run(self, socket: str) -> None:
         await asyncio.start_unix_server(self._connected, socket)
@@ -49,8 +47,7 @@ class Running:
             while seconds > 0:
                 part = min(seconds, next_sample - self.plant.time)
                 if part > 1e-6:
-                    for each in (self.plant, *self._twins.values()):
-                        each.advance(part)
+                    self.plant.advance(part)
                     seconds -= part
                 if self.plant.time >= next_sample - 1e-6:
                     self._sample()
@@ -62,7 +59,7 @@ class Running:
                 fields = json.loads(line)
                 if "site" in fields:
                     self._devices[fields["site"]] = writer
-                    if len(self._devices) == len(VALUES) and not self._number:
+                    if len(self._devices) == len(VALUES) and self._next == self._first:
                         self._sample()
                 if "command" in fields:
                     self.plant.command = fields["command"]
@@ -74,8 +71,8 @@ class Running:
             writer.close()
 
     def _sample(self) -> None:
-        plant = self.plant
-        self._number += 1
+        plant, number = self.plant, self._next
+        self._next += 1
         factor = demand_factor(plant.time)
         values = {
             "tank": {"level": plant.level_percent, "outflow": plant.outflow * 3600},
@@ -92,19 +89,14 @@ class Running:
         }
         moment = round(plant.time)
         for site, writer in self._devices.items():
-            self._send(writer, {"number": self._number, "time": moment, "values": values[site]})
-        twins = {
-            name: {"level": twin.level_percent, "overflowed": twin.overflowed, "missing": twin.missing}
-            for name, twin in self._twins.items()
-        }
+            self._send(writer, {"number": number, "time": moment, "values": values[site]})
         line = {
-            "number": self._number,
+            "number": number,
             "time": moment,
             "values": values,
             "command": plant.command,
             "overflowed": plant.overflowed,
             "missing": plant.missing,
-            "twins": twins,
         }
         self._record.write(json.dumps(line) + "\n")
 
@@ -119,8 +111,9 @@ def main() -> None:
     parser.add_argument("socket")
     parser.add_argument("record", type=Path)
     parser.add_argument("--scale", type=float, default=900.0)
+    parser.add_argument("--first", type=int, default=1, help="the number of the first sample")
     options = parser.parse_args()
-    asyncio.run(Running(options.scale, options.record).run(options.socket))
+    asyncio.run(Running(options.scale, options.record, options.first).run(options.socket))
 
 
 if __name__ == "__main__":

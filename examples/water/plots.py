@@ -29,7 +29,7 @@ def draw_all(record: Path, folder: Path) -> list[Path]:
     """Draw what there is to draw; the files."""
     run = json.loads(record.read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    return [_course(run, folder / "water-course.svg"), _twins(run, folder / "water-without-control.svg")]
+    return [_course(run, folder / "water-course.svg"), _without(run, folder / "water-without-control.svg")]
 
 
 def _course(run: dict[str, Any], path: Path) -> Path:
@@ -62,14 +62,14 @@ def _course(run: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def _twins(run: dict[str, Any], path: Path) -> Path:
+def _without(run: dict[str, Any], path: Path) -> Path:
     columns = run["columns"]
     hours = [each / HOUR for each in columns["time"]]
     figure = Figure(figsize=(11, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(hours, columns["level"], color="#1060a0", label="with the controller")
-    axes.plot(hours, columns["closed twin"], color="#c03020", label="without it: the valve stays closed, as it was")
-    axes.plot(hours, columns["open twin"], color="#e09020", label="without it, had the valve been open")
+    without = run["without the controller"]
+    axes.plot([each / HOUR for each in without["time"]], without["level"], color="#c03020", label="with it disabled")
     axes.set_ylabel("tank, %")
     axes.set_ylim(-3, 103)
     axes.legend(loc="center right", fontsize=7)

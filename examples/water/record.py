@@ -43,27 +43,30 @@ class Record:
     events: list[tuple[float, str]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    without: list[dict[str, Any]] = field(default_factory=list)
+    """The plant's samples with the controller, and with the controller disabled."""
 
     def phase(self, name: str) -> Phase:
         return next(phase for phase in self.phases if phase.name == name)
 
-    def write(self, path: Path, samples: list[dict[str, Any]]) -> None:
-        """Write it with the plant's samples, by columns."""
-        columns = {
-            "time": [each["time"] for each in samples],
-            "command": [each["command"] for each in samples],
-            "closed twin": [round(each["twins"]["closed"]["level"], 2) for each in samples],
-            "open twin": [round(each["twins"]["open"]["level"], 2) for each in samples],
-        }
-        for site, values in samples[0]["values"].items():
+    def write(self, path: Path) -> None:
+        """Write it, the plant's samples by columns."""
+        columns: dict[str, list[float]] = {"time": [each["time"] for each in self.samples]}
+        for site, values in self.samples[0]["values"].items() if self.samples else ():
             for name in values:
-                columns[name] = [round(each["values"][site][name], 3) for each in samples]
+                columns[name] = [round(each["values"][site][name], 3) for each in self.samples]
+        without = {
+            "time": [each["time"] for each in self.without],
+            "level": [round(each["values"]["tank"]["level"], 2) for each in self.without],
+        }
         found = {
             "plan": asdict(self.plan),
             "phases": [asdict(phase) for phase in self.phases],
             "events": self.events,
             "figures": self.figures,
             "decisions": self.decisions,
+            "without the controller": without,
         }
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()]
         inner = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in columns.items())

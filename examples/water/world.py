@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from examples.water.apps.registers import VALUES
 from kubebus.adminclient import AdminClient, AdminError
 from tests.lab.daemon import Daemon
 from tests.lab.etcd import Etcd
+from tests.lab.lifetime import Starting
+from tests.lab.namespace import Namespace
+from tests.lab.state import Run
 from tests.lab.waiting import LabError
 
 SITES = tuple(VALUES)
@@ -35,7 +38,49 @@ def image() -> Path:
         "/app/examples/water/__init__.py": here / "__init__.py",
         "/app/examples/water/apps": here / "apps",
     }
-    return build_image("water", debs=PYTHON, wheels=["pymodbus==3.*"], files=files)
+    return build_image("water", debs=PYTHON, wheels=["pymodbus>=3.16,<4"], files=files)
+
+
+class PlantRun(Starting):
+    """The plant's process and its field devices' processes.
+
+    :param places: where the devices are, in the order of ``SITES``.
+    :param scale: how many seconds of the plant's go by in one of ours.
+    :param first: the number of the first sample.
+    """
+
+    def __init__(self, path: Path, places: Sequence[Namespace], scale: float, first: int) -> None:
+        self._socket, self._record = path / "plant.sock", path / "plant.jsonl"
+        command = [sys.executable, "-m", "examples.water.plant", str(self._socket), str(self._record)]
+        self.process = Daemon("plant", [*command, "--scale", f"{scale:g}", "--first", str(first)], cwd=CHECKOUT)
+        self._devices = []
+        for site, place in zip(SITES, places, strict=True):
+            command = [sys.executable, "-m", "examples.water.device", site, str(self._socket)]
+            self._devices.append(Daemon(f"device-{site}", command, namespace=place, cwd=CHECKOUT))
+
+    def start(self) -> None:
+        self.process.start()
+        self.process.wait_for("the plant waits", 30)
+        for device in self._devices:
+            device.start()
+        for device in self._devices:
+            device.wait_for("Modbus/TCP on port", 30)
+        self.process.wait_for(self.record, 30)
+
+    def go(self) -> None:
+        """Let the plant's time run."""
+        with closing(socket.socket(socket.AF_UNIX)) as line:
+            line.connect(str(self._socket))
+            line.sendall(json.dumps({"go": True}).encode() + b"\n")
+
+    def record(self) -> list[dict[str, Any]]:
+        """Every sample of the plant so far; see ``plant.py``."""
+        lines = self._record.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        for each in (*self._devices, self.process):
+            each.close()
 
 
 class WaterWorld(World):
@@ -57,40 +102,24 @@ class WaterWorld(World):
             changes = ["ENV PYTHONPATH=/app", "ENV PYTHONUNBUFFERED=1", "ENV PATH=/usr/bin:/bin"]
             for edge in self.edges:
                 edge.engine.load_image(IMAGE, rootfs, changes)
-            self._start_plant()
+            self._places = [self._device_place(number, site) for number, site in enumerate(SITES, 1)]
+            self.plant = self.new_plant(scale)
         except BaseException:
             self.close()
             raise
 
-    def _start_plant(self) -> None:
-        self.plant_socket, self.plant_record = self.path / "plant.sock", self.path / "plant.jsonl"
-        command = [sys.executable, "-m", "examples.water.plant", str(self.plant_socket), str(self.plant_record)]
-        self.plant = Daemon("plant", [*command, "--scale", str(self.scale)], cwd=CHECKOUT)
-        self._kept.callback(self.plant.close)
-        self.plant.start()
-        self.plant.wait_for("the plant waits", 30)
-        self.devices = []
-        for number, site in enumerate(SITES, 1):
-            place = self.net.namespace(f"{site}-device")
-            place.plug("eth0", self.net.switch, f"lan{number}", f"s{number}-dev", f"{DEVICE_ADDRESS}/24")
-            command = [sys.executable, "-m", "examples.water.device", site, str(self.plant_socket)]
-            device = Daemon(f"device-{site}", command, namespace=place, cwd=CHECKOUT)
-            self._kept.callback(device.close)
-            device.start()
-            self.devices.append(device)
-        for device in self.devices:
-            device.wait_for("Modbus/TCP on port", 30)
+    def _device_place(self, number: int, site: str) -> Namespace:
+        place = self.net.namespace(f"{site}-device")
+        place.plug("eth0", self.net.switch, f"lan{number}", f"s{number}-dev", f"{DEVICE_ADDRESS}/24")
+        return place
 
-    def go(self) -> None:
-        """Let the plant's time run."""
-        with closing(socket.socket(socket.AF_UNIX)) as line:
-            line.connect(str(self.plant_socket))
-            line.sendall(json.dumps({"go": True}).encode() + b"\n")
+    def new_plant(self, scale: float, first: int = 1) -> PlantRun:
+        """A plant and its field devices, at the beginning of its first day, waiting to be let go."""
+        return self._kept.enter_context(PlantRun(Run.current().directory("plant"), self._places, scale, first))
 
     def record(self) -> list[dict[str, Any]]:
         """Every sample of the plant so far; see ``plant.py``."""
-        lines = self.plant_record.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        return self.plant.record()
 
     def now(self) -> float:
         """Seconds by the plant's clock, at its latest sample."""

@@ -11,6 +11,7 @@ the station its pressure is estimated from the one before the valve.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -46,8 +47,8 @@ class SetPoints:
 
 
 def set_points(found: Mapping[str, float]) -> SetPoints:
-    """From the metadata's keys (``level-low``…); what is not there keeps its default."""
-    known = {name.replace("-", "_"): value for name, value in found.items()}
+    """From the metadata's keys (``level-low``…); what is not there, or no number, keeps its default."""
+    known = {name.replace("-", "_"): value for name, value in found.items() if math.isfinite(value)}
     fields = {name: value for name, value in known.items() if name in SetPoints.__dataclass_fields__}
     return replace(SetPoints(), **fields).safe()
 
@@ -60,9 +61,9 @@ class Site:
     """Metres from the valve up to the tank's floor."""
     depth: float = 4.0
     """Metres of the tank."""
-    friction: float = 1430.0
-    """Metres for a flow of 1 (m³/s)^1.852. The drawings' figure: the pipe is rougher by now."""
-    main_friction: float = 7180.0
+    friction: float = 1536.0
+    """Metres for a flow of 1 (m³/s)^1.852. By the drawings, with C 135: the pipe is a little rougher by now."""
+    main_friction: float = 7680.0
     """The same of the main between the station and the valve."""
     station_height: float = 2.5
     """Metres that the station lies above the valve."""
