@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 
 import grpc
 
-from metasync.interfaces import LeaseExists, LeaseNotFound, StoreError, StoreUnavailable, TxnTooLarge
+from metasync.interfaces import LeaseExists, LeaseNotFound, LeaseTooLong, StoreError, StoreUnavailable, TxnTooLarge
 from metasync.model import (
     Compare,
     CompareOp,
@@ -188,7 +188,7 @@ def error_of(error: grpc.RpcError, where: str) -> StoreError:
     if "lease already exists" in text:
         return LeaseExists(f"etcd at {where}: {text}")
     if "too large lease TTL" in text:
-        return StoreError(f"etcd refuses the lease: {text}")
+        return LeaseTooLong(f"etcd refuses the lease: {text}")
     if "database space exceeded" in text:
         return StoreUnavailable(
             f"etcd at {where} is full (NOSPACE): compact and defragment it, or raise --quota-backend-bytes, then "

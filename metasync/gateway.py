@@ -1,9 +1,10 @@
 # mypy: disallow-untyped-calls=False
 """The local API of edge applications: etcd v3's JSON gateway over the node's own store. It works offline.
 
-``POST /v3/kv/range``, ``put``, ``deleterange``, ``txn`` and ``/v3/watch`` (also below ``/v3beta`` and ``/v3alpha``)
-are as etcd's, so that its gateway's clients work unchanged. What a caller reaches is a prefix of the application
-data, and its keys stand below that. A URL beginning with ``/scopes/SCOPE`` names the scope; else it is ``all``.
+``POST /v3/kv/range``, ``put``, ``deleterange``, ``txn``, ``/v3/watch`` and ``/v3/lease/grant``, ``keepalive``,
+``revoke``, ``timetolive`` (also below ``/v3beta`` and ``/v3alpha``) are as etcd's, so that its gateway's clients work
+unchanged. What a caller reaches is a prefix of the application data, and its keys stand below that. A URL beginning
+with ``/scopes/SCOPE`` names the scope; else it is ``all``.
 
 Over the UNIX socket, which is root's, a caller without a token reaches a whole scope. Everywhere else a token is
 needed (``Authorization: TOKEN``, as with etcd), and it reaches what belongs to its namespace: ``SCOPE/NAMESPACE/``.
@@ -26,7 +27,18 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from metasync.gateway_json import Fields, InvalidRequest, Translator
-from metasync.interfaces import Compacted, FutureRevision, Store, StoreError, StoreUnavailable, TxnTooLarge, Watch
+from metasync.interfaces import (
+    Compacted,
+    FutureRevision,
+    LeaseExists,
+    LeaseNotFound,
+    LeaseTooLong,
+    Store,
+    StoreError,
+    StoreUnavailable,
+    TxnTooLarge,
+    Watch,
+)
 from metasync.model import DeleteResult, KeyRange, PutResult, WatchBatch
 from metasync.stamping import DataKeys
 
@@ -34,6 +46,7 @@ MAX_BODY = 2 << 20
 """Of a request: a little more than etcd's largest one."""
 
 MAX_WATCHES = 1000
+MAX_BODIES = 1000
 _VERSIONS = (b"v3", b"v3beta", b"v3alpha")
 _log = Logger()
 
@@ -57,6 +70,11 @@ class NamespaceTokens:
         namespace, _, signature = token.rpartition(".")
         good = bool(namespace) and hmac.compare_digest(signature.encode(), self._sign(namespace).encode())
         return namespace if good else None
+
+    def mask(self, namespace: str) -> int:
+        """A number of 63 bits that is this namespace's own, and nobody knows."""
+        digest = hmac.new(self._secret, b"leases of " + namespace.encode(), sha256).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
 
     def _sign(self, namespace: str) -> str:
         return hmac.new(self._secret, namespace.encode(), sha256).hexdigest()
@@ -111,7 +129,10 @@ class _Gateway(Resource):
 
     async def _serve(self, request: Request, gone: list[object]) -> None:
         scope, path = self._route(list(request.postpath or []))
-        translator = Translator(self._prefix(request, scope))
+        translator = self._translator(request, scope)
+        if path == b"lease/keepalive":
+            await self._keep_alive(request, translator, gone)
+            return
         fields = Fields(_body(request))
         if path == b"watch":
             self._watch(request, translator, fields)
@@ -121,6 +142,11 @@ class _Gateway(Resource):
             b"kv/put": self._put,
             b"kv/deleterange": self._delete,
             b"kv/txn": self._txn,
+            b"lease/grant": self._grant,
+            b"lease/revoke": self._revoke,
+            b"kv/lease/revoke": self._revoke,
+            b"lease/timetolive": self._time_to_live,
+            b"kv/lease/timetolive": self._time_to_live,
         }
         if path not in calls:
             raise LookupError
@@ -138,14 +164,14 @@ class _Gateway(Resource):
             raise Refused(f"this node has no scope {scope!r}; it has {', '.join(sorted(self._scopes()))}")
         return scope, b"/".join(path[1:])
 
-    def _prefix(self, request: Request, scope: str) -> bytes:
+    def _translator(self, request: Request, scope: str) -> Translator:
         token = request.getHeader("authorization")
         if token is None and self._trusted:
-            return self._data + f"{scope}/".encode()
+            return Translator(self._data + f"{scope}/".encode())
         namespace = self._tokens.namespace_of((token or "").removeprefix("Bearer ").strip())
         if namespace is None:
             raise Refused("etcdserver: invalid auth token")
-        return self._data + f"{scope}/{namespace}/".encode()
+        return Translator(self._data + f"{scope}/{namespace}/".encode(), self._tokens.mask(namespace))
 
     async def _range(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
         reading = translator.reading(fields)
@@ -180,6 +206,38 @@ class _Gateway(Resource):
             [translator.op(each) for each in failure],
         )
         return done.revision, translator.txn(done, success if done.succeeded else failure)
+
+    async def _grant(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
+        granted = await self._store.lease_grant(fields.number("TTL"), translator.lease(fields.number("ID")))
+        return granted.revision, translator.granted(granted)
+
+    async def _revoke(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
+        return await self._store.lease_revoke(translator.lease(fields.number("ID"))), {}
+
+    async def _time_to_live(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
+        try:
+            found = await self._store.lease_time_to_live(translator.lease(fields.number("ID")))
+        except LeaseNotFound:
+            revision = (await self._store.range(KeyRange.single(b"\0"), limit=1)).revision
+            return revision, {"ID": str(fields.number("ID")), "TTL": "-1"}
+        return found.revision, translator.time_to_live(found, fields.flag("keys"))
+
+    async def _keep_alive(self, request: Request, translator: Translator, gone: list[object]) -> None:
+        """A stream in etcd's interface: of so many answers as there are requests."""
+        for each in _bodies(request):
+            number = Fields(each).number("ID")
+            try:
+                kept = await self._store.lease_keep_alive(translator.lease(number))
+                revision, answer = kept.revision, translator.granted(kept)
+            except LeaseNotFound:  # as etcd: no error, but no time
+                revision = (await self._store.range(KeyRange.single(b"\0"), limit=1)).revision
+                answer = {"ID": str(number)} if number else {}
+            if gone:
+                return
+            request.setHeader(b"content-type", b"application/json")
+            line = {"result": {"header": header(revision), **answer}}
+            request.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        request.finish()
 
     def _watch(self, request: Request, translator: Translator, fields: Fields) -> None:
         create = Fields(fields.raw("create_request"))
@@ -253,14 +311,30 @@ def header(revision: int) -> dict[str, str]:
 
 
 def _body(request: Request) -> object:
+    bodies = _bodies(request)
+    if len(bodies) > 1:
+        raise InvalidRequest("the body is more than one JSON object")
+    return bodies[0]
+
+
+def _bodies(request: Request) -> list[object]:
+    """The JSON objects of a body, one after the other; an empty one for an empty body."""
     assert request.content is not None
     body = request.content.read(MAX_BODY + 1)
     if len(body) > MAX_BODY:
         raise TxnTooLarge("etcdserver: request is too large")
+    found: list[object] = []
     try:
-        return json.loads(body or b"{}")
+        rest = body.decode().strip()
+        while rest:
+            each, end = json.JSONDecoder().raw_decode(rest)
+            found.append(each)
+            rest = rest[end:].lstrip()
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("the body is not JSON") from error
+    if len(found) > MAX_BODIES:
+        raise InvalidRequest(f"more than {MAX_BODIES} requests at once")
+    return found or [{}]
 
 
 def _finish(request: Request, answer: dict[str, Any]) -> None:
@@ -273,6 +347,9 @@ _CODES: list[tuple[type[Exception], int, int]] = [
     (InvalidRequest, 400, 3),
     (Refused, 401, 16),
     (LookupError, 404, 5),
+    (LeaseNotFound, 404, 5),
+    (LeaseExists, 412, 9),
+    (LeaseTooLong, 400, 11),
     (Compacted, 400, 11),
     (FutureRevision, 400, 11),
     (TxnTooLarge, 400, 3),

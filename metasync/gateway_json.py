@@ -24,6 +24,7 @@ from metasync.model import (
     Get,
     KeyRange,
     KeyValue,
+    Lease,
     Op,
     OpResult,
     Put,
@@ -138,8 +139,10 @@ class Reading:
 class Translator:
     """Between a caller, whose keys stand below ``prefix``, and the store."""
 
-    def __init__(self, prefix: bytes) -> None:
+    def __init__(self, prefix: bytes, mask: int = 0) -> None:
+        """:param mask: the caller's own, so that nobody can name, or guess, another's leases."""
         self._prefix = prefix
+        self._mask = mask
         self._all = KeyRange.prefix(prefix)
 
     # Requests
@@ -167,14 +170,12 @@ class Translator:
         )
 
     def put(self, fields: Fields) -> Put:
-        if fields.number("lease"):
-            raise InvalidRequest("etcdserver: requested lease not found (there are no leases here)")
         if fields.flag("ignore_value") or fields.flag("ignore_lease"):
             raise InvalidRequest("ignore_value and ignore_lease are not known here")
         keys = self.keys(fields)
         if keys.end is not None:
             raise InvalidRequest("a put has no range_end")
-        return Put(keys.start, fields.data("value"))
+        return Put(keys.start, fields.data("value"), self.lease(fields.number("lease")))
 
     def delete(self, fields: Fields) -> Delete:
         return Delete(self.keys(fields))
@@ -186,6 +187,8 @@ class Translator:
         if keys.end is not None:
             raise InvalidRequest("a compare of a range is not known here")
         value = fields.data(name) if target is CompareTarget.VALUE else fields.number(name)
+        if target is CompareTarget.LEASE and isinstance(value, int):
+            value = self.lease(value)
         return Compare(keys.start, target, op, value)
 
     def op(self, fields: Fields) -> Op:
@@ -205,13 +208,19 @@ class Translator:
             raise InvalidRequest("a range in a transaction has key, range_end and limit only")
         return Get(reading.keys, reading.limit)
 
+    def lease(self, number: int) -> int:
+        """Between a lease's ID as the caller has it and as the store has it, either way. 0 stays: no lease."""
+        return number ^ self._mask if number else 0
+
     # Answers
 
     def kv(self, kv: KeyValue, with_value: bool = True) -> dict[str, Any]:
         answer: dict[str, Any] = {"key": text(kv.key[len(self._prefix) :])}
-        for name in ("create_revision", "mod_revision", "version", "lease"):
+        for name in ("create_revision", "mod_revision", "version"):
             if getattr(kv, name):
                 answer[name] = str(getattr(kv, name))
+        if kv.lease:
+            answer["lease"] = str(self.lease(kv.lease))
         if kv.value and with_value:
             answer["value"] = text(kv.value)
         return answer
@@ -255,6 +264,18 @@ class Translator:
             revision = result.revision if isinstance(result, RangeResult) else done.revision
             responses.append({f"response_{name}": {"header": {"revision": str(revision)}, **answer}})
         return {**({"succeeded": True} if done.succeeded else {}), **({"responses": responses} if responses else {})}
+
+    def granted(self, lease: Lease) -> dict[str, Any]:
+        return {"ID": str(self.lease(lease.lease)), "TTL": str(lease.ttl)}
+
+    def time_to_live(self, lease: Lease, with_keys: bool) -> dict[str, Any]:
+        answer: dict[str, Any] = {"ID": str(self.lease(lease.lease)), "grantedTTL": str(lease.granted)}
+        if lease.ttl:
+            answer["TTL"] = str(lease.ttl)
+        keys = [key for key in lease.keys if key.startswith(self._prefix)]
+        if keys and with_keys:
+            answer["keys"] = [text(key[len(self._prefix) :]) for key in keys]
+        return answer
 
     def event(self, event: Event) -> dict[str, Any]:
         if event.type is EventType.DELETE:

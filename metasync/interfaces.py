@@ -46,6 +46,10 @@ class LeaseExists(StoreError):
     """A lease with the wanted ID exists already."""
 
 
+class LeaseTooLong(StoreError):
+    """Nobody may hold a lease for so many seconds."""
+
+
 class WatchObserver(Protocol):
     """Who watches. Calls come in revision order, on the reactor thread, never during :meth:`Store.watch`."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import randbits
 
-from metasync.interfaces import LeaseExists, LeaseNotFound, StoreError
+from metasync.interfaces import LeaseExists, LeaseNotFound, LeaseTooLong, StoreError
 
 MIN_TTL = 2
 MAX_TTL = 9_000_000_000
@@ -52,7 +52,7 @@ class Lessor:
         if lease in self._held:
             raise LeaseExists(f"lease {lease} exists already")
         if ttl > MAX_TTL:
-            raise StoreError(f"a lease of {ttl} s is too long; the longest has {MAX_TTL}")
+            raise LeaseTooLong(f"a lease of {ttl} s is too long; the longest has {MAX_TTL}")
         if len(self._held) >= MAX_LEASES:
             raise StoreError(f"there are {MAX_LEASES} leases already; revoke some")
         while not lease or lease in self._held:

@@ -18,6 +18,7 @@ from metasync.interfaces import (
     FutureRevision,
     LeaseExists,
     LeaseNotFound,
+    LeaseTooLong,
     Store,
     StoreError,
     TxnTooLarge,
@@ -496,7 +497,7 @@ class StoreContract(_Base):
         wanted = int(token_hex(6), 16) + 1
         self.assertEqual((await self.store.lease_grant(60, wanted)).lease, wanted)
         await self.refused(LeaseExists, self.store.lease_grant(60, wanted))
-        await self.refused(StoreError, self.store.lease_grant(1 << 40))
+        await self.refused(LeaseTooLong, self.store.lease_grant(1 << 40))
         await self.store.lease_revoke(wanted)
 
     async def test_aPutWithAnUnknownLeaseIsRefused(self) -> None:

@@ -126,6 +126,32 @@ class GatewayTests(SynchronousTestCase):
         self.assertEqual(len(now(self.store.range(KeyRange.prefix(DATA + b"all/other/"))).kvs), 1)
         self.assertEqual(len(now(self.store.range(KeyRange.prefix(b"/kubebus/default/nodes/"))).kvs), 1)
 
+    def test_aKeyEndsWithItsLease(self) -> None:
+        lease = self.post("/v3/lease/grant", {"TTL": "10"})["ID"]
+        self.post("/v3/kv/put", {"key": b64("a"), "value": b64("1"), "lease": lease})
+        self.assertEqual(self.post("/v3/kv/range", {"key": b64("a")})["kvs"][0]["lease"], lease)
+        self.clock.advance(9)
+        self.assertEqual(self.post("/v3/lease/keepalive", {"ID": lease})["result"]["TTL"], "10")
+        self.clock.advance(9)
+        found = self.post("/v3/lease/timetolive", {"ID": lease, "keys": True})
+        self.assertEqual((found["TTL"], found["grantedTTL"], found["keys"]), ("1", "10", [b64("a")]))
+        self.clock.advance(1)
+        self.assertNotIn("kvs", self.post("/v3/kv/range", {"key": b64("a")}))
+        self.assertEqual(self.post("/v3/lease/timetolive", {"ID": lease})["TTL"], "-1")
+        self.assertNotIn("TTL", self.post("/v3/lease/keepalive", {"ID": lease})["result"])
+
+    def test_aNamespacesLeasesAreItsOwn(self) -> None:
+        mine = self.post("/v3/lease/grant", {"TTL": "60", "ID": "7"})["ID"]
+        self.post("/v3/kv/put", {"key": b64("a"), "lease": mine})
+        other = self.tokens.issue("other")
+        self.post("/v3/lease/revoke", {"ID": mine}, 404, other)
+        self.post("/v3/kv/put", {"key": b64("b"), "lease": mine}, 404, other)
+        self.assertEqual(self.post("/v3/lease/timetolive", {"ID": mine}, 200, other)["TTL"], "-1")
+        self.assertEqual(self.post("/v3/lease/grant", {"TTL": "60", "ID": "7"}, 200, other)["ID"], "7")
+        self.post("/v3/lease/grant", {"TTL": "60", "ID": "7"}, 412)
+        self.post("/v3/lease/revoke", {"ID": mine})
+        self.assertNotIn("kvs", self.post("/v3/kv/range", {"key": b64("a")}))
+
     def test_scopes(self) -> None:
         self.post("/scopes/node.n1/v3/kv/put", {"key": b64("a"), "value": b64("mine")})
         self.assertEqual(len(now(self.store.range(KeyRange.prefix(DATA + b"node.n1/shop/"))).kvs), 1)
@@ -149,7 +175,10 @@ class GatewayTests(SynchronousTestCase):
             ("/v3/kv/range", {"key": "not base64!"}, 400),
             ("/v3/kv/range", {"key": b64("a"), "limit": "x"}, 400),
             ("/v3/kv/range", {"key": b64("a"), "revision": "999"}, 400),
-            ("/v3/kv/put", {"key": b64("a"), "lease": "1"}, 400),
+            ("/v3/kv/put", {"key": b64("a"), "lease": "1"}, 404),
+            ("/v3/lease/revoke", {"ID": "1"}, 404),
+            ("/v3/lease/grant", {"TTL": "-1"}, 400),
+            ("/v3/lease/grant", {"TTL": "9000000001"}, 400),
             ("/v3/kv/txn", {"success": [{"request_put": {"key": b64("a")}}] * 50}, 400),
             ("/v3/kv/txn", {"success": [{"nothing": {}}]}, 400),
             ("/v3/watch", {}, 400),

@@ -146,7 +146,7 @@ class FileTests(TestCase):
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
 
-    def open(self, **options: bool) -> SQLiteStore:
+    def open(self, **options: Any) -> SQLiteStore:
         return SQLiteStore.open(reactor, self.path, **options)
 
     async def test_everythingIsThereAfterReopening(self) -> None:
