@@ -299,7 +299,7 @@ def verify_chain(leaf: x509.Certificate, chain: Sequence[x509.Certificate], ca_h
         issuer = next((c for c in chain if c is not at and _issued(at, c)), None)
         if issuer is None:
             break
-        if key_hash(issuer.public_key()) == ca_hash and _is_ca(issuer):
+        if key_hash(issuer.public_key()) == ca_hash and is_authority(issuer):
             return issuer
         at = issuer
     raise InvalidIdentity("its certificate was not issued by the expected certificate authority")
@@ -310,10 +310,11 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
         certificate.verify_directly_issued_by(issuer)
     except Exception:  # a wrong signature, another kind of key, another name: not the issuer in any case
         return False
-    return _is_ca(issuer)
+    return is_authority(issuer)
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether a certificate says that its holder may issue others."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, ValueError):

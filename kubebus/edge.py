@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from kubebus.backoff import Backoff
 from kubebus.control import Hello, LinkConfig
-from kubebus.edgepackets import EdgePackets
+from kubebus.edgepackets import EdgePackets, Neighbour
 from kubebus.hostnetwork import HostNetwork, HostNetworkError, RefusedRoute, TunnelInterface
 from kubebus.identity import PeerIdentity
 from kubebus.interfaces import IPAddress, IPNetwork, NodeAway
@@ -156,6 +156,11 @@ class EdgeLinkService(Service):
         return StreamEndpoint(lambda: (self._streams(), service))
 
     @property
+    def place(self) -> EdgeNetwork | None:
+        """The network configuration, if it is known."""
+        return self._now
+
+    @property
     def connected(self) -> bool:
         return self._link is not None
 
@@ -167,6 +172,16 @@ class EdgeLinkService(Service):
         else:
             self._waiting.add(waiting)
         return waiting
+
+    def route_directly(self, direct: Callable[[bytes], Link | None] | None) -> None:
+        """From now on packets to an address for which ``direct`` knows a link go there, not to the router."""
+        self._packets.direct = direct
+        self._resume_tun()
+
+    def packets_from_neighbour(self, neighbour: Neighbour, payloads: list[bytes]) -> None:
+        """Packets of another node of the site, for this one."""
+        if self._tun is not None:
+            self._packets.from_neighbour(neighbour, payloads, self._tun)
 
     def status(self) -> EdgeStatus:
         now, link, packets = self._now, self._link, self._packets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,14 @@ class HostSubnet:
     """A subnet that the host reaches by itself, over ``device``."""
 
     subnet: IPNetwork
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """An address of the host, on ``device``."""
+
+    address: IPAddress
     device: str
 
 
@@ -102,6 +111,23 @@ def holes(route: AdvertisedRoute, host: Iterable[HostSubnet]) -> list[RefusedRou
         if route.pool and other.subnet.version == subnet.version and other.subnet.overlaps(subnet)
         if other.subnet.prefixlen > subnet.prefixlen
     ]
+
+
+_CONTAINERS = re.compile(r"docker\d+|br-[0-9a-f]{12}|podman\d+|cni\d+|virbr\d+|lo")
+
+
+def lan_addresses(host: Iterable[HostAddress], interface: str, tunnelled: Iterable[IPNetwork]) -> tuple[IPAddress, ...]:
+    """The addresses at which neighbours may reach a host: not over the tunnel, and not its containers' networks.
+
+    :param tunnelled: the network's own subnets.
+    """
+    subnets = list(tunnelled)
+    return tuple(
+        each.address
+        for each in host
+        if each.device != interface and not _CONTAINERS.fullmatch(each.device)
+        if not any(each.address.version == subnet.version and each.address in subnet for subnet in subnets)
+    )
 
 
 class TunnelInterface:

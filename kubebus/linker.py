@@ -40,6 +40,7 @@ class Linker:
     :param routers: the ``host:port`` of every router known now.
     :param make_link: makes the protocol; whoever owns it sets ``up_since`` and fires ``ended`` of the attempt.
     :param failed: told of every attempt that did not become a connection.
+    :param connect_timeout: seconds for TCP and the handshake's beginning.
     """
 
     log = Logger()
@@ -52,9 +53,11 @@ class Linker:
         make_link: Callable[[Attempt], Link],
         failed: Callable[[str], None],
         backoff: Backoff,
+        connect_timeout: float = _CONNECT_TIMEOUT,
     ) -> None:
         self._clock, self._routers, self._dial = clock, routers, dial
         self._make_link, self._failed, self._backoff = make_link, failed, backoff
+        self._connect_timeout = connect_timeout
         self._turn = 0
         self._stopped = False
         self._running: Deferred[None] | None = None
@@ -91,7 +94,7 @@ class Linker:
         attempt = Attempt(address)
         try:
             connecting = self._dial(address).connect(Factory.forProtocol(lambda: self._make_link(attempt)))
-            await connecting.addTimeout(_CONNECT_TIMEOUT, self._clock)
+            await connecting.addTimeout(self._connect_timeout, self._clock)
         except CancelledError:
             raise
         except Exception as error:

@@ -6,12 +6,12 @@ import errno
 import json
 import socket
 from collections.abc import Sequence
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
 from kubebus.firewall import DockerFirewall
-from kubebus.hostnetwork import HostNetworkError, HostSubnet
+from kubebus.hostnetwork import HostAddress, HostNetworkError, HostSubnet
 from kubebus.interfaces import IPAddress, IPNetwork
 from kubebus.rtnetlink import IPRoute, NetlinkError
 
@@ -25,6 +25,9 @@ _MAIN_TABLE: Final = 254
 _UNICAST: Final = 1
 _NODAD: Final = 0x02
 _ADDR_GEN_NONE: Final = 1
+_UNIVERSE: Final = 0
+_PASSING: Final = 0x01 | 0x20
+"""Temporary or deprecated (if_addr.h): addresses that will be gone."""
 
 _SYSCTL: Final = Path("/proc/sys/net")
 
@@ -65,6 +68,17 @@ class LinuxHostNetwork:
                 subnet, device = _destination(route), route.get_attr("RTA_OIF")
                 if subnet is not None and device != own:
                     found.append(HostSubnet(subnet, str(names.get(device, "several devices"))))
+        return found
+
+    def addresses(self) -> Sequence[HostAddress]:
+        """The host's lasting addresses that are not for itself or one link alone."""
+        names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in self._netlink.get_links()}
+        found = []
+        for message in self._netlink.get_addr():
+            flags = message.get_attr("IFA_FLAGS") or message["flags"]
+            if message["scope"] == _UNIVERSE and not flags & _PASSING:
+                address = ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+                found.append(HostAddress(address, names.get(message["index"], "")))
         return found
 
     def has_ipv6(self) -> bool:

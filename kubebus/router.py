@@ -15,9 +15,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kubebus.control import AdvertisedRoute, Close, Hello, LinkConfig, encode
+from kubebus.control import AdvertisedRoute, Hello, LinkConfig
 from kubebus.forwarding import Forwarder, Port
-from kubebus.frames import CONTROL, frame
 from kubebus.hostnetwork import HostNetwork, HostNetworkError, TunnelInterface
 from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import IPAddress, NodeAway, NodeRecord, RegistryError, Subscription
@@ -32,17 +31,10 @@ from kubebus.session import Side, Timing
 from kubebus.sharedlinks import RouterRecord
 from kubebus.status import RouterStatus
 from kubebus.streamtransport import LinkStreams, ServiceTable, StreamEndpoint
-from kubebus.tokens import Refusal, Refused
 from kubebus.tundevice import OpenTun, TunDevice, TunError, tun_status
 
 _RETRY: Final = 1.0
 """Seconds between attempts while the registry is away."""
-
-
-def farewell(refused: Refused) -> bytes:
-    """What tells a node that the listener refuses, in the link's protocol, why."""
-    code = LinkRevoked.code if refused.refusal is Refusal.REVOKED else LinkRefused.code
-    return frame(CONTROL, encode(Close(code, str(refused))))
 
 
 @dataclass(slots=True)

@@ -113,6 +113,33 @@ class EdgeStatus:
     """Packets that came while there was no link."""
 
 
+@dataclass(frozen=True, slots=True)
+class NeighbourStatus:
+    """Another node of the site. ``error`` is why there is no link.
+
+    ``spoofed`` are packets of it whose source was not its own, ``malformed`` those that could not be, or were not for
+    this node.
+    """
+
+    name: str
+    endpoints: tuple[str, ...]
+    connected: bool
+    error: str | None
+    spoofed: int
+    malformed: int
+    link: LinkStatus | None
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStatus:
+    """``revision`` is that of the roster (0: none is known yet), ``endpoints`` where this node listens."""
+
+    name: str | None
+    revision: int
+    endpoints: tuple[str, ...]
+    neighbours: tuple[NeighbourStatus, ...]
+
+
 def as_json(status: Any) -> Any:
     """The status as objects, lists, strings and numbers, for :func:`json.dumps`."""
     if dataclasses.is_dataclass(status):

@@ -28,6 +28,11 @@ from kubebus.identity import InvalidIdentity, Role, identity_of
 LINK = b"kubebus/1"
 JOIN = b"kubebus-join/1"
 RENEW = b"kubebus-renew/1"
+SITE = b"kubebus-site/1"
+"""Between nodes of one site. The roster names their keys, so it decides, and not the end of a certificate: a site
+without a cloud goes on for longer than certificates last."""
+
+_MAY_HAVE_EXPIRED = (RENEW, SITE)
 
 # X.509 verification errors, from OpenSSL's x509_vfy.h.
 _EXPIRED = 10
@@ -115,7 +120,7 @@ class ServerTLS:
     """Makes the server side of connections: a client certificate is judged if it is shown, and asked for.
 
     Whether one is needed depends on the protocol chosen by ALPN: the listener decides. An expired certificate is
-    let through for renewal only.
+    let through for renewal, and between the nodes of a site.
     """
 
     def __init__(self, issued: Issued, bundle: Sequence[x509.Certificate], protocols: Sequence[bytes]) -> None:
@@ -145,7 +150,7 @@ class ServerTLS:
 def _judge_client(connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
     if ok:
         return True
-    if error == _EXPIRED and depth == 0 and connection.get_alpn_proto_negotiated() == RENEW:
+    if error == _EXPIRED and depth == 0 and connection.get_alpn_proto_negotiated() in _MAY_HAVE_EXPIRED:
         return True
     _tell(connection, _describe(certificate.to_cryptography(), error))
     return False
@@ -181,6 +186,7 @@ class ClientTLS:
     :param now: the time by which the router's certificate is judged, besides the system's clock.
     :param alerted: called with the number of a TLS alert (RFC 8446, 6.2) that the router sent, but for closing ones.
     :param outdated: called when the router's certificate comes from an authority that succeeds one of ours.
+    :param problem: judges instead of :func:`router_problem`, whom we dial otherwise; it may accept what has expired.
     """
 
     def __init__(
@@ -190,7 +196,9 @@ class ClientTLS:
         now: Callable[[], float],
         alerted: Callable[[int], None] = lambda alert: None,
         outdated: Callable[[], None] = lambda: None,
+        problem: Callable[[x509.Certificate], str | None] | None = None,
     ) -> None:
+        self._problem = problem
         self._network = identity.network
         self._issuers = {_key_identifier(certificate) for certificate in identity.bundle}
         self._outdated = outdated
@@ -209,10 +217,10 @@ class ClientTLS:
 
     def _judge(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
         presented = certificate.to_cryptography()
-        if ok:
+        if ok or (self._problem is not None and error == _EXPIRED and depth == 0):
             if depth > 0:
                 return True
-            problem = router_problem(presented, self._network, self._now())
+            problem = self._judge_peer(presented)
         else:
             problem = _describe(presented, error)
             if error == _EXPIRED:
@@ -223,8 +231,14 @@ class ClientTLS:
             return True
         fail = getattr(connection.get_app_data(), "failVerification", None)
         if fail is not None:
-            fail(Failure(UntrustedPeer(f"this is no router of ours: {problem}")))
+            wanted = "no router of ours" if self._problem is None else "not whom we dialled"
+            fail(Failure(UntrustedPeer(f"this is {wanted}: {problem}")))
         return False
+
+    def _judge_peer(self, presented: x509.Certificate) -> str | None:
+        if self._problem is not None:
+            return self._problem(presented)
+        return router_problem(presented, self._network, self._now())
 
     def _info(self, connection: SSL.Connection, where: int, value: int) -> None:
         if where & SSL.SSL_CB_ALERT and where & SSL.SSL_CB_READ and value & 0xFF not in (0, 90):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _ROUTER_KEYS = {"network", "router", "addresses", "pools", "advertised", "refused", "tun", "routers", "nodes"}
 _EDGE_KEYS = {"network", "node", "connected", "router", "since", "error", "addresses", "pod_subnets", "routes"}
-_EDGE_KEYS |= {"refused", "tun", "link", "foreign", "malformed", "lost"}
+_EDGE_KEYS |= {"refused", "tun", "link", "foreign", "malformed", "lost", "site"}
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -111,6 +111,37 @@ def _edge(status: dict[str, Any], now: float, out: Output) -> None:
     _facts(out, *facts)
     for refused in status["refused"]:
         out.line(f"  ! {refused}")
+    if status.get("site"):
+        _site(status["site"], now, out)
+
+
+def _site(site: dict[str, Any], now: float, out: Output) -> None:
+    """The links to nodes of the same site."""
+    listens = f"listens at {' '.join(site['endpoints'])}" if site["endpoints"] else "listens nowhere"
+    out.line()
+    out.line(f"Site {site['name']}, roster {site['revision'] or 'not known yet'}: this node {listens}")
+    head = ("NODE", "STATE", "ADDRESS", "SINCE", "RTT", "RECEIVED", "SENT", "DROPPED")
+    out.table(head, [_neighbour_row(each, now) for each in site["neighbours"]], "no other nodes")
+    for each in site["neighbours"]:
+        if each["error"] and not each["connected"]:
+            out.line(f"  {each['name']}: {each['error']}")
+
+
+def _neighbour_row(neighbour: dict[str, Any], now: float) -> tuple[object, ...]:
+    link = neighbour["link"]
+    refused = int(neighbour["spoofed"]) + int(neighbour["malformed"])
+    if link is None:
+        return (neighbour["name"], "by router", "-", "-", "-", "-", "-", refused)
+    return (
+        neighbour["name"],
+        "direct",
+        link["address"],
+        ago(now, link["since"]),
+        _rtt(link),
+        size(link["received_bytes"]),
+        size(link["sent_bytes"]),
+        refused + int(link["dropped"]),
+    )
 
 
 def _tun(tun: dict[str, Any] | None) -> str:

@@ -20,6 +20,7 @@ from kubebus.caadmin import AuthoritiesResource
 from kubebus.composed import CannotStart, ComposedService
 from kubebus.dialling import router_creator, router_identity, tls_dialler
 from kubebus.enrol import Issuer, RenewFactory, join_handler, renew_farewell, renew_handler
+from kubebus.farewell import farewell
 from kubebus.hostnetwork import HostNetworkError
 from kubebus.interfaces import Registry, RegistryError
 from kubebus.joinstring import HostPort
@@ -30,7 +31,9 @@ from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.peers import PeerOptions
 from kubebus.renewal import RENEW_SERVICE
-from kubebus.router import RouterOptions, RouterService, farewell
+from kubebus.rosters import Rosters
+from kubebus.rosterstream import SERVICE as ROSTER_SERVICE
+from kubebus.router import RouterOptions, RouterService
 from kubebus.session import Timing
 from kubebus.sharedlinks import SharedLinks
 from kubebus.status import as_json
@@ -80,6 +83,9 @@ class CloudNode(ComposedService):
         router = self._router(trust, members, registry)
         self.add(trust)
         self.add(router)
+        rosters = Rosters(self.reactor, registry, members, lambda: trust.authority, lambda: trust.bundle, time.time)
+        self.add(rosters)
+        router.serve(ROSTER_SERVICE, rosters.factory())
         sync = SyncServerFactory(self.reactor, store, self._options["network"], self._options["router-name"])
         await sync.start()
         self.at_stop(sync.stop)

@@ -29,6 +29,7 @@ from kubebus.credentials import Keyring
 from kubebus.dialling import router_creator, router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
 from kubebus.enrol import Issuer, join_handler
+from kubebus.farewell import farewell
 from kubebus.identity import PeerIdentity, Role
 from kubebus.joinstring import HostPort, JoinString
 from kubebus.listener import Handler, Listener
@@ -36,7 +37,7 @@ from kubebus.members import Members
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.peers import PeerOptions
-from kubebus.router import RouterOptions, RouterService, farewell
+from kubebus.router import RouterOptions, RouterService
 from kubebus.session import Timing
 from kubebus.sharedlinks import SharedLinks
 from kubebus.status import as_json
