@@ -7,15 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
+from metasync.feeds import spawn
 from metasync.interfaces import Compacted, Store, StoreError, Watch, WatchObserver
-from metasync.model import Compare, Event, KeyRange, Lease, Op, RangeResult, TxnResult, WatchBatch
+from metasync.model import Compare, Event, KeyRange, Lease, Op, Put, RangeResult, TxnResult, WatchBatch
 
+_log = Logger()
 KEEP_BYTES = 16 << 20
 """Of recent changes, so that a node that was away for a moment costs the store nothing."""
 
 _NEWS_SECONDS = 30
 """So often followers that had no change hear how far the store has come."""
+
+_SILENT_REVISIONS = 100
+"""So far the store may be ahead of the watch, by what others write elsewhere, before the watch is made to say so."""
 
 
 class SharedWatchStore:
@@ -52,7 +58,8 @@ class SharedWatchStore:
         self._followers: dict[bytes, list[_Follower]] = defaultdict(list)
         self._behind: list[_Follower] = []
         self._past: _Past | None = None
-        self._news = LoopingCall(self._tell_news)
+        self._beat = prefix + b"sync/beat"
+        self._news = LoopingCall(lambda: spawn(self._tell_news(), self._no_news))
         self._news.clock = reactor
 
     async def start(self) -> None:
@@ -202,9 +209,20 @@ class SharedWatchStore:
         if not self._followers.get(follower.keys.start, True):
             del self._followers[follower.keys.start]
 
-    def _tell_news(self) -> None:
+    async def _tell_news(self) -> None:
+        """Of itself an etcd tells a silent watch every ten minutes how far it is, and others may compact it sooner.
+
+        So a key of our own is written, and comes by the watch behind everything before it. (etcd has a request for
+        this, but before 3.4.25 and 3.5.8 its answer may overtake events.)
+        """
+        found = await self._store.range(KeyRange.single(self._beat), limit=1, keys_only=True)
+        if self._watch is not None and found.revision >= self._reached + _SILENT_REVISIONS:
+            await self._store.txn((), [Put(self._beat, b"")])
         for follower in [each for group in self._followers.values() for each in group]:
             follower.progress(self._reached)
+
+    def _no_news(self, error: Exception) -> None:
+        _log.info("the store does not say how far it is: {error}", error=error)
 
 
 class _Follower:

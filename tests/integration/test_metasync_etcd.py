@@ -11,6 +11,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from metasync import session, shared
 from metasync.client import SyncClientService
 from metasync.etcd import EtcdStore
 from metasync.interfaces import Store, StoreError
@@ -215,6 +216,25 @@ class SyncOverEtcdTests(TestCase):
         await rig.mend()
         await rig.agreed()
         self.assertLess(rig.link.bytes - before, 2500)
+
+    async def test_anIdleCursorFollowsWhatOthersWrite(self) -> None:
+        """A Kubernetes API server writes all the time, and compacts; what it compacts idle nodes have left behind."""
+        self.patch(shared, "_NEWS_SECONDS", 0.1)
+        self.patch(session, "TICK", 0.2)
+        rig = await self.rig()
+        await rig.put(rig.cloud, DESIRED, a="1")
+        await rig.agreed()
+        for i in range(250):
+            last = await rig.put(rig.cloud, b"/registry/pods/", **{f"p{i % 7}": str(i)})
+
+        def synced() -> bool:
+            feeds = rig.client.status()["feeds"]
+            # The watch may be a hundred revisions behind the store, and the cursor a hundred behind the watch.
+            return all(f["syncedRevision"] > last - 200 for f in feeds if f["feed"] == "desired")
+
+        await until(reactor, synced, "the cursor is near where the store is")
+        beat = (await rig.cloud.range(KeyRange.single(b"/kubebus/default/sync/beat"))).kvs
+        self.assertLess(beat[0].version, 5, "written only when it is needed")
 
     async def test_etcdIsKilledAndStartsAgain(self) -> None:
         rig = await self.rig()
