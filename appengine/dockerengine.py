@@ -1,19 +1,17 @@
 """Docker (or Podman's Docker-compatible socket) as the runtime.
 
-Short calls go through the ``docker`` package on a small thread pool of its own; long answers (events, pulls, attached
-processes) are read on the reactor. A hanging engine so costs a few threads, never the reactor; while it does not
-answer, calls fail at once.
+Everything is done on the reactor, but loading an archive of images: that is the ``docker`` package's, in a thread.
+While the engine does not answer, calls fail at once.
 """
 
 from __future__ import annotations
 
 import json
-import socket
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThreadPool
@@ -21,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from appengine import labels
+from appengine.dockerapi import EngineApi
 from appengine.dockerjson import (
     container_view,
     create_body,
@@ -55,8 +54,8 @@ from appengine.waiting import sleep
 
 T = TypeVar("T")
 
-_THREADS = 4
-_CALL_TIMEOUT = 60
+_CALL_TIMEOUT = 60.0
+_LOAD_TIMEOUT = 60
 _PING_PERIOD = 10.0
 _PING_TIMEOUT = 8.0
 _RETRY = 2.0
@@ -82,14 +81,14 @@ class DockerEngine:
         self._url = url
         self._network = network
         self._node = node
-        self._pool = ThreadPool(0, _THREADS, name="docker")
-        self._api: Any = None
+        self._pool = ThreadPool(0, 1, name="docker")
         self._observer: RuntimeObserver | None = None
         self._running = False
         self._up = False
         self._loop: Deferred[None] | None = None
         self._events: HttpStream | None = None
         self.endpoint = EngineEndpoint(reactor, url)
+        self._calls = EngineApi(reactor, self.endpoint, _CALL_TIMEOUT)
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -107,9 +106,8 @@ class DockerEngine:
             self._loop.cancel()
             with suppress(CancelledError):
                 await self._loop
+        self._calls.close()
         self._pool.stop()
-        if self._api is not None:
-            self._api.close()
 
     async def _watch(self, observer: RuntimeObserver) -> None:
         """Keep the event stream open; a ping beside it tells a hanging engine from a quiet one."""
@@ -196,81 +194,60 @@ class DockerEngine:
 
     # -- calls -----------------------------------------------------------------------------------------------
 
-    async def _call(self, function: Callable[..., T], *args: Any) -> T:
-        """Run ``function(api, …)`` in a thread, the ``docker`` package's errors translated."""
+    async def _call(self, method: str, path: str, query: Mapping[str, Any] | None = None, content: Any = None) -> Any:
+        """See :meth:`appengine.dockerapi.EngineApi.call`; fails at once while the engine is known not to answer."""
+        self._check()
+        return await self._calls.call(method, path, query, content)
+
+    def _check(self) -> None:
         if not self._running:
             raise RuntimeUnavailable("the engine is stopped")
         if self._observer is not None and not self._up:
             raise RuntimeUnavailable(f"the container engine at {self._url} does not answer")
-        return await deferToThreadPool(self._reactor, self._pool, self._blocking, function, *args)
-
-    def _blocking(self, function: Callable[..., T], *args: Any) -> T:
-        import docker
-        import requests
-
-        try:
-            _knock(self._url)
-            if self._api is None:
-                self._api = docker.APIClient(base_url=self._url, version="auto", timeout=_CALL_TIMEOUT)
-            return function(self._api, *args)
-        except docker.errors.ImageNotFound as error:
-            raise NoSuchImage(str(error.explanation or error)) from error
-        except docker.errors.NotFound as error:
-            message = str(error.explanation or error)
-            kind = NoSuchImage if "no such image" in message.lower() else NoSuchContainer
-            raise kind(message) from error
-        except docker.errors.APIError as error:
-            raise EngineError(str(error.explanation or error)) from error
-        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
-            raise RuntimeUnavailable(f"the container engine does not answer: {error}") from error
 
     async def info(self) -> EngineInfo:
-        return engine_info(await self._call(lambda api: api.info()))
+        return engine_info(await self._call("GET", "/info"))
 
     async def list(self) -> Sequence[ContainerView]:
-        return await self._call(self._list)
-
-    def _list(self, api: Any) -> Sequence[ContainerView]:
-        from docker.errors import NotFound
-
+        filters = json.dumps({"label": self._ours()})
         found = []
-        for listed in api.containers(all=True, filters={"label": self._ours()}):
-            with suppress(NotFound):
-                found.append(container_view(api.inspect_container(listed["Id"])))
+        for listed in await self._call("GET", "/containers/json", {"all": 1, "filters": filters}) or ():
+            with suppress(NoSuchContainer):
+                found.append(container_view(await self._inspect(listed["Id"])))
         return found
 
     async def inspect(self, container_id: str) -> ContainerView:
-        view = container_view(await self._call(lambda api: api.inspect_container(container_id)))
+        view = container_view(await self._inspect(container_id))
         if (view.labels.get(labels.NETWORK), view.labels.get(labels.NODE)) != (self._network, self._node):
             raise NoSuchContainer(f"container {container_id[:12]} is not ours")
         return view
 
+    async def _inspect(self, container: str) -> Any:
+        return await self._call("GET", f"/containers/{quote(container)}/json")
+
     async def create(self, config: ContainerConfig) -> str:
-        return await self._call(self._create, config)
-
-    def _create(self, api: Any, config: ContainerConfig) -> str:
-        from docker.errors import APIError
-
         body = create_body(config)
         try:
-            return str(api.create_container_from_config(body, config.name)["Id"])
-        except APIError as error:
+            return str((await self._call("POST", "/containers/create", {"name": config.name}, body))["Id"])
+        except (RuntimeUnavailable, NoSuchContainer, NoSuchImage):
+            raise
+        except EngineError as error:
             # Docker answers 409, Podman 500.
-            if error.status_code != 409 and "already in use" not in str(error):
+            if "already in use" not in str(error):
                 raise
         # A container of that name is there: made by us just before we were killed, and never noted.
-        present = container_view(api.inspect_container(config.name))
+        present = container_view(await self._inspect(config.name))
         if present.running:
             raise EngineError(f"container {config.name} is there already, and runs")
-        api.remove_container(config.name, v=True, force=True)
-        return str(api.create_container_from_config(body, config.name)["Id"])
+        await self._remove(config.name)
+        return str((await self._call("POST", "/containers/create", {"name": config.name}, body))["Id"])
 
     async def start_container(self, container_id: str) -> None:
-        await self._call(lambda api: api.start(container_id))
+        await self._call("POST", f"/containers/{quote(container_id)}/start")
 
     async def signal(self, container_id: str, signal: str) -> None:
         try:
-            await self._call(lambda api: api.kill(container_id, signal))
+            await self._call("POST", f"/containers/{quote(container_id)}/kill", {"signal": signal})
         except NoSuchContainer:
             return
         except RuntimeUnavailable:
@@ -281,7 +258,7 @@ class DockerEngine:
 
     async def remove(self, container_id: str) -> None:
         try:
-            await self._call(lambda api: api.remove_container(container_id, v=True, force=True))
+            await self._remove(container_id)
         except NoSuchContainer:
             return
         except RuntimeUnavailable:
@@ -290,47 +267,50 @@ class DockerEngine:
             if "is already in progress" not in str(error):
                 raise
 
+    async def _remove(self, container: str) -> None:
+        await self._call("DELETE", f"/containers/{quote(container)}", {"v": 1, "force": 1})
+
     async def ensure_network(self, config: NetworkConfig) -> bool:
-        return await self._call(self._ensure_network, config)
-
-    def _ensure_network(self, api: Any, config: NetworkConfig) -> bool:
-        from docker.errors import NotFound
-
-        marks = {labels.NETWORK: self._network, labels.NODE: self._node}
         try:
-            found = api.inspect_network(config.name)
-        except NotFound:
+            found = await self._call("GET", f"/networks/{quote(config.name)}")
+        except NoSuchContainer:
             found = None
         if found is not None:
             if same_network(found, config):
                 return False
+            path = f"/networks/{quote(found['Id'])}"
             for container in list((found.get("Containers") or {}).keys()):
-                api.disconnect_container_from_network(container, found["Id"], force=True)
-            api.remove_network(found["Id"])
-        body = network_body(config, marks, str(api.version().get("Version") or ""))
-        api._result(api._post_json(api._url("/networks/create"), data=body), json=True)
+                await self._call("POST", f"{path}/disconnect", content={"Container": container, "Force": True})
+            await self._call("DELETE", path)
+        marks = {labels.NETWORK: self._network, labels.NODE: self._node}
+        version = await self._call("GET", "/version")
+        body = network_body(config, marks, str(version.get("Version") or ""))
+        await self._call("POST", "/networks/create", content=body)
         return True
 
     # -- images ----------------------------------------------------------------------------------------------
 
     async def image(self, reference: str) -> ImageView:
-        return image_view(await self._call(lambda api: api.inspect_image(reference)))
+        return image_view(await self._call("GET", f"/images/{quote(reference, safe='/:@')}/json"))
 
     async def images(self) -> Sequence[ImageView]:
-        return [listed_image(listed) for listed in await self._call(lambda api: api.images())]
+        return [listed_image(listed) for listed in await self._call("GET", "/images/json") or ()]
 
     async def images_in_use(self) -> Sequence[str]:
-        return [str(c.get("ImageID") or "") for c in await self._call(lambda api: api.containers(all=True))]
+        listed = await self._call("GET", "/containers/json", {"all": 1})
+        return [str(container.get("ImageID") or "") for container in listed or ()]
 
     async def import_image(self, layer: bytes, repository: str, tag: str, entrypoint: str) -> None:
         change = f'ENTRYPOINT ["{entrypoint}"]'
-        await self._call(
-            # Podman reads no tag beside the name.
-            lambda api: api.import_image_from_data(layer, repository=f"{repository}:{tag}", changes=[change])
-        )
+        # Podman reads no tag beside the name.
+        query = {"fromSrc": "-", "repo": f"{repository}:{tag}", "changes": change}
+        self._check()
+        await self._calls.call("POST", "/images/create", query, data=layer)
 
     async def load_image(self, path: str) -> None:
-        await self._call(_load, path)
+        self._check()
+        # The one thing that the docker package is loaded for: an archive is long, and is read in a thread.
+        await deferToThreadPool(self._reactor, self._pool, _load, self._url, path)
 
     async def pull(self, reference: str, auth: Mapping[str, str] | None) -> None:
         failure: list[str] = []
@@ -364,7 +344,7 @@ class DockerEngine:
 
     async def remove_image(self, image_id: str) -> None:
         with suppress(NoSuchImage, NoSuchContainer):
-            await self._call(lambda api: api.remove_image(image_id))
+            await self._call("DELETE", f"/images/{quote(image_id, safe='/:@')}")
 
     # -- processes in containers ------------------------------------------------------------------------------
 
@@ -385,9 +365,7 @@ class DockerEngine:
                 if not done.called:
                     done.callback(error)
 
-        identity = await self._call(
-            lambda api: str(api.exec_create(container_id, list(command), stdout=True, stderr=True)["Id"])
-        )
+        identity = await self._exec(container_id, command)
         stream = await self.endpoint.open(
             "POST",
             f"/exec/{quote(identity)}/start",
@@ -398,20 +376,28 @@ class DockerEngine:
         if not await self._wait_for(done, seconds):
             stream.close()
             raise TimeoutError(f"command {command[0]!r} timed out after {seconds:g}s")
-        inspected = await self._call(lambda api: api.exec_inspect(identity))
+        inspected = await self._exec_inspect(identity)
         return ExecResult(int(inspected.get("ExitCode") or 0), bytes(output))
+
+    async def _exec(self, container_id: str, command: Sequence[str], **options: bool) -> str:
+        body = {"AttachStdout": True, "AttachStderr": True, "Cmd": [*command], **options}
+        return str((await self._call("POST", f"/containers/{quote(container_id)}/exec", content=body))["Id"])
+
+    async def _exec_inspect(self, identity: str) -> Any:
+        return await self._call("GET", f"/exec/{quote(identity)}/json")
 
     async def exec_session(
         self, container_id: str, command: Sequence[str], tty: bool, stdin: bool, output: Output
     ) -> Session:
-        identity = await self._call(
-            lambda api: str(
-                api.exec_create(container_id, [*command], stdout=True, stderr=not tty, stdin=stdin, tty=tty)["Id"]
-            )
-        )
+        identity = await self._exec(container_id, command, AttachStdin=stdin, AttachStderr=not tty, Tty=tty)
+
+        async def exit_code() -> int | None:
+            code: int | None = (await self._exec_inspect(identity)).get("ExitCode")
+            return code
+
         session = DockerSession(
-            lambda width, height: self._call(lambda api: api.exec_resize(identity, height=height, width=width)),
-            lambda: self._call(lambda api: api.exec_inspect(identity).get("ExitCode")),
+            lambda width, height: self._call("POST", f"/exec/{quote(identity)}/resize", {"h": height, "w": width}),
+            exit_code,
         )
         content = {"Detach": False, "Tty": tty}
         await self._converse(session, "POST", f"/exec/{quote(identity)}/start", output, tty, content)
@@ -419,7 +405,7 @@ class DockerEngine:
 
     async def attach_session(self, view: ContainerView, stdin: bool, output: Output) -> Session:
         session = DockerSession(
-            lambda width, height: self._call(lambda api: api.resize(view.id, height=height, width=width)), None
+            lambda width, height: self._call("POST", f"/containers/{view.id}/resize", {"h": height, "w": width}), None
         )
         query = urlencode({"stream": 1, "stdin": int(stdin), "stdout": 1, "stderr": 1})
         await self._converse(session, "POST", f"/containers/{view.id}/attach?{query}", output, view.tty, None)
@@ -448,26 +434,26 @@ class DockerEngine:
         session.stream = await self.endpoint.open(method, path, body, content=content, upgrade=True)
 
     async def stats(self, container_id: str) -> Usage:
-        return usage(await self._call(lambda api: api.stats(container_id, stream=False, one_shot=True)))
+        path = f"/containers/{quote(container_id)}/stats"
+        return usage(await self._call("GET", path, {"stream": "false", "one-shot": "true"}))
 
 
-def _knock(url: str) -> None:
-    """See that somebody listens: the ``docker`` package leaves its socket open where nobody does.
+def _load(url: str, path: str) -> None:
+    import docker
 
-    :raises OSError: if nobody does.
-    """
-    parts = urlsplit(url)
-    if parts.scheme in ("unix", "http+unix"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(_PING_TIMEOUT)
-            probe.connect(parts.path)
-
-
-def _load(api: Any, path: str) -> None:
-    with open(path, "rb") as archive:
-        for line in api.load_image(archive):
-            if "error" in line:
-                raise EngineError(str(line["error"]))
+    try:
+        with (
+            closing(docker.APIClient(base_url=url, version="auto", timeout=_LOAD_TIMEOUT)) as api,
+            open(path, "rb") as archive,
+        ):
+            for line in api.load_image(archive):  # type: ignore[no-untyped-call]
+                if "error" in line:
+                    raise EngineError(str(line["error"]))
+    except docker.errors.APIError as error:
+        raise EngineError(str(error.explanation or error)) from error
+    except (docker.errors.DockerException, OSError) as error:
+        # The errors of requests are OSErrors too.
+        raise RuntimeUnavailable(f"the container engine does not answer: {error}") from error
 
 
 def split_reference(reference: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from twisted.internet import endpoints
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, connectionDone
@@ -111,7 +111,7 @@ class HttpStream(TwistedProtocol):
         except ValueError as error:
             self._fail(RuntimeUnavailable(f"the engine's answer is not HTTP: {error}"))
             return
-        if self._status in range(200, 300) or self._status == 101:
+        if self._status in range(200, 300) or self._status in (101, 304):
             opened = self.opened
             opened.callback(None)
         else:
@@ -128,6 +128,10 @@ class HttpStream(TwistedProtocol):
             headers[name.strip().lower()] = value.strip()
         self._in_body = True
         if self._status == 101:
+            return
+        if self._status in (204, 304):
+            # They have no body (RFC 9112, section 6.3).
+            self._left = 0
             return
         if b"chunked" in headers.get(b"transfer-encoding", b"").lower():
             self._chunks = Chunks()
@@ -189,6 +193,11 @@ class HttpStream(TwistedProtocol):
         """Let go at once. :meth:`Body.ended` follows if it has not been called."""
         if self.transport is not None:
             self.transport.abortConnection()  # type: ignore[attr-defined]
+
+    def abandon(self) -> None:
+        """Let go at once; the body is not told, for nobody waits for it."""
+        self._over = True
+        self.close()
 
 
 def _error_of(status: int, body: bytes) -> EngineError:
@@ -269,24 +278,29 @@ class EngineEndpoint:
         body: Body,
         *,
         content: Any = None,
+        data: bytes | None = None,
         headers: dict[str, str] | None = None,
         upgrade: bool = False,
         patience: float = 20.0,
     ) -> HttpStream:
         """Send a request; returns when a good answer has begun.
 
+        :param content: to be sent as JSON.
+        :param data: to be sent instead, as it is: an archive.
         :raises RuntimeUnavailable: if the engine does not answer within ``patience`` seconds.
         :raises EngineError: with the engine's words, if it answers with an error.
         """
-        data = b"" if content is None else json.dumps(content).encode()
+        kind = "application/json" if data is None else "application/x-tar"
+        if data is None:
+            data = b"" if content is None else json.dumps(content).encode()
         lines = [f"{method} {path} HTTP/1.1", "Host: docker"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         if upgrade:
             lines += ["Connection: Upgrade", "Upgrade: tcp"]
         else:
             lines += ["Connection: close"]
-        if content is not None or method == "POST":
-            lines += ["Content-Type: application/json", f"Content-Length: {len(data)}"]
+        if data or method == "POST":
+            lines += [f"Content-Type: {kind}", f"Content-Length: {len(data)}"]
         request = "\r\n".join(lines).encode() + b"\r\n\r\n" + data
         stream = HttpStream(request, body)
         factory = Factory.forProtocol(lambda: stream)
@@ -296,6 +310,9 @@ class EngineEndpoint:
             await self._endpoint.connect(factory)
             await stream.opened
         except EngineError:
+            raise
+        except CancelledError:
+            stream.abandon()
             raise
         except Exception as error:
             raise RuntimeUnavailable(f"the container engine cannot be reached: {error}") from error
