@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-calls=False
-"""The local administration socket: HTTP and JSON over a UNIX socket that only root can open.
+"""What is served on the local administration socket (:mod:`kubebus.adminsocket`): HTTP and JSON.
 
 Each part of the system brings its own resources; :mod:`kubebus.cli` is the client. Paths begin with ``/v1/``.
 """
@@ -7,23 +7,18 @@ Each part of the system brings its own resources; :mod:`kubebus.cli` is the clie
 from __future__ import annotations
 
 import json
-import os
-import socket
-import stat
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from kubebus.adminsocket import AdminSocket
 from kubebus.interfaces import RegistryError
 
 _log = Logger()
@@ -176,53 +171,8 @@ class AdminSite(Site):
         """Administration is not worth an access log."""
 
 
-class AdminService(Service):
-    """Listens on a UNIX socket (0600) while it runs; its directory is made (0700) if it is missing.
-
-    :raises OSError: from ``startService``, if the socket cannot be had: another daemon may be serving it.
-    """
+class AdminService(AdminSocket):
+    """The socket with resources that are there already."""
 
     def __init__(self, reactor: Any, path: Path, resources: Mapping[str, IResource]) -> None:
-        self._reactor = reactor
-        self._path = path
-        self._site = AdminSite(reactor, resources)
-        self._port: IListeningPort | None = None
-
-    def startService(self) -> None:
-        super().startService()
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _remove_stale(self._path)
-        mask = os.umask(0o177)
-        try:
-            self._port = self._reactor.listenUNIX(str(self._path), self._site, mode=0o600)
-        finally:
-            os.umask(mask)
-
-    def stopService(self) -> Deferred[None] | None:
-        super().stopService()
-        port, self._port = self._port, None
-        if port is None:
-            return None
-        stopped: Deferred[None] = maybeDeferred(port.stopListening)  # type: ignore[call-overload]
-        return stopped
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of a daemon that died.
-
-    :raises OSError: if somebody answers there, or it is no socket.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"{path} is in the way: it is no socket; remove it or choose another --socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            with suppress(FileNotFoundError):
-                path.unlink()
-            return
-    raise OSError(f"another daemon is serving {path}; stop it or choose another --socket")
+        super().__init__(reactor, path, lambda: resources)

@@ -12,10 +12,8 @@ needed (``Authorization: TOKEN``, as with etcd), and it reaches what belongs to 
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Awaitable, Callable, Collection
-from hashlib import sha256
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -41,6 +39,7 @@ from metasync.interfaces import (
 )
 from metasync.model import DeleteResult, KeyRange, PutResult, WatchBatch
 from metasync.stamping import DataKeys
+from metasync.tokens import NamespaceTokens
 
 MAX_BODY = 2 << 20
 """Of a request: a little more than etcd's largest one."""
@@ -49,35 +48,6 @@ MAX_WATCHES = 1000
 MAX_BODIES = 1000
 _VERSIONS = (b"v3", b"v3beta", b"v3alpha")
 _log = Logger()
-
-
-class NamespaceTokens:
-    """Tokens that prove a namespace. They need no store: a token is the namespace, signed.
-
-    :param secret: at least 16 bytes, the node's own; whoever knows it can make tokens.
-    """
-
-    def __init__(self, secret: bytes) -> None:
-        if len(secret) < 16:
-            raise ValueError("the secret of the namespace tokens must have at least 16 bytes")
-        self._secret = secret
-
-    def issue(self, namespace: str) -> str:
-        return f"{namespace}.{self._sign(namespace)}"
-
-    def namespace_of(self, token: str) -> str | None:
-        """The namespace that a token proves, or ``None``."""
-        namespace, _, signature = token.rpartition(".")
-        good = bool(namespace) and hmac.compare_digest(signature.encode(), self._sign(namespace).encode())
-        return namespace if good else None
-
-    def mask(self, namespace: str) -> int:
-        """A number of 63 bits that is this namespace's own, and nobody knows."""
-        digest = hmac.new(self._secret, b"leases of " + namespace.encode(), sha256).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
-
-    def _sign(self, namespace: str) -> str:
-        return hmac.new(self._secret, namespace.encode(), sha256).hexdigest()
 
 
 class Refused(Exception):

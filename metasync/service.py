@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
 from twisted.logger import Logger
-from twisted.web.server import Site
 
 from metasync.client import SyncClientService
 from metasync.compaction import Compactable, CompactionService
-from metasync.gateway import NamespaceTokens, gateway_resource
 from metasync.interfaces import Store
+from metasync.latesite import LateSite
+from metasync.tokens import NamespaceTokens
+
+if TYPE_CHECKING:
+    from twisted.web.server import Site
 
 GATEWAY_SOCKET = "gateway.sock"
 _SECRET = "gateway.key"
@@ -47,12 +51,21 @@ class EdgeMetadata(MultiService):
         if isinstance(store, Compactable):  # the embedded store; another compacts itself
             children.append(CompactionService(reactor, store, self.sync.unsynced))
         places: list[Path | tuple[str, int]] = [folder / GATEWAY_SOCKET, *addresses]
-        for place in places:
-            trusted = isinstance(place, Path)
-            resource = gateway_resource(store, network, self.tokens, scopes=self.sync.scopes, trusted=trusted)
-            children.append(_Listener(reactor, Site(resource), place))  # type: ignore[no-untyped-call]
+        children.extend(
+            _Listener(reactor, LateSite(partial(self._site, store, network, place)), place) for place in places
+        )
         for child in children:
             child.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def _site(self, store: Store, network: str, place: Path | tuple[str, int]) -> Site:
+        # Loaded when somebody uses it: many devices have no application that does.
+        from twisted.web.server import Site
+
+        from metasync.gateway import gateway_resource
+
+        trusted = isinstance(place, Path)
+        resource = gateway_resource(store, network, self.tokens, scopes=self.sync.scopes, trusted=trusted)
+        return Site(resource)  # type: ignore[no-untyped-call]
 
 
 class _Listener(Service):
@@ -60,7 +73,7 @@ class _Listener(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, site: Site, place: Path | tuple[str, int]) -> None:
+    def __init__(self, reactor: Any, site: LateSite, place: Path | tuple[str, int]) -> None:
         self._reactor = reactor
         self._site = site
         self._place = place

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import CannotListenError
 
 from appengine.tap.options import Options
 from appengine.tap.place import LinkNetworkSource, PatientEndpoint
 from kubebus import __version__
-from kubebus.admin import AdminService, status_resource
+from kubebus.adminsocket import AdminSocket
 from kubebus.composed import CannotStart, ComposedService
 from kubebus.credentials import Credentials, DamagedCredentials, Keyring
 from kubebus.dialling import router_identity, tls_dialler
@@ -29,12 +29,14 @@ from kubebus.tlsconfig import LINK
 from kubebus.tokens import Refused
 from kubebus.tun import open_tun
 from kubebus.tundevice import TunError
-from metasync.admin import meta_resource
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
 from metasync.opening import open_store
 from metasync.service import EdgeMetadata
 from metasync.wire import SERVICE as SYNC_SERVICE
+
+if TYPE_CHECKING:
+    from appengine.service import Engine
 
 _EXPECTED = (DamagedCredentials, Refused, LookupError, StoreError, TunError, HostNetworkError, OSError)
 
@@ -71,13 +73,20 @@ class DeviceNode(ComposedService):
             self._data_addresses(),
         )
         self.add(metadata)
-        resources = {
-            "status": status_resource(lambda: _status(link, site, keyring)),
-            "meta": meta_resource(store, metadata.sync.status, metadata.tokens.issue),
-        }
-        if not self._options["no-pods"]:
-            resources |= self._engine(store, link)
-        self.add(AdminService(self.reactor, self._options["socket"], resources))
+        engine = None if self._options["no-pods"] else self._engine(store, link)
+
+        def resources() -> dict[str, Any]:
+            # Loaded when somebody looks.
+            from kubebus.admin import status_resource
+            from metasync.admin import meta_resource
+
+            return {
+                "status": status_resource(lambda: _status(link, site, keyring)),
+                "meta": meta_resource(store, metadata.sync.status, metadata.tokens.issue),
+                **({} if engine is None else engine.admin_resources()),
+            }
+
+        self.add(AdminSocket(self.reactor, self._options["socket"], resources))
 
     async def _enrol(self, keyring: Keyring) -> Credentials:
         join, name = self._options["join"], self._options["node-name"]
@@ -122,8 +131,8 @@ class DeviceNode(ComposedService):
             f"kubebus/{__version__}",
         )
 
-    def _engine(self, store: Store, link: EdgeLinkService) -> dict[str, Any]:
-        """Start the engine; the resources it brings to the administration socket."""
+    def _engine(self, store: Store, link: EdgeLinkService) -> Engine:
+        """Start the engine."""
         # A device without pods does not pay for it.
         from appengine.kubelet import SERVICE as KUBELET_SERVICE
         from appengine.service import Engine
@@ -144,7 +153,7 @@ class DeviceNode(ComposedService):
         )
         self.add(engine)
         link.serve(KUBELET_SERVICE, engine.kubelet_factory())
-        return engine.admin_resources()
+        return engine
 
     def _cluster_dns(self, store: Store, link: EdgeLinkService, source: LinkNetworkSource) -> list[str]:
         """Start what leads to Services; the addresses at which pods find their names."""

@@ -13,8 +13,9 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
-from metasync.gateway import NamespaceTokens, gateway_resource
+from metasync.gateway import gateway_resource
 from metasync.memory import MemoryStore
+from metasync.tokens import NamespaceTokens
 from tests.lab.etcd import Etcd
 
 reactor: Any = _reactor

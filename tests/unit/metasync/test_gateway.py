@@ -10,10 +10,11 @@ from treq.testing import StubTreq
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from metasync.gateway import NamespaceTokens, gateway_resource
+from metasync.gateway import gateway_resource
 from metasync.keys import data_prefix
 from metasync.memory import MemoryStore
 from metasync.model import KeyRange, Put
+from metasync.tokens import NamespaceTokens
 from tests.unit.metasync.pairs import now
 
 DATA = data_prefix("default").encode()
