@@ -119,7 +119,11 @@ def _unpack(busybox: Path, debs: Sequence[str], work: Path, root: Path) -> None:
     archives.mkdir()
     if debs:
         fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *debs]
-        checked(["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(archives), *fetch], timeout=600)
+        there = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(archives), *fetch]
+        if checked(there, check=False, timeout=600).returncode:
+            # The lists may be old or missing.
+            checked(["apt-get", "update", "-qq"], timeout=600)
+            checked(there, timeout=600)
     # By tar into the folder, which unlike `dpkg-deb -x` keeps the links above.
     into = ["tar", "-x", "-C", str(root), "--keep-directory-symlink"]
     checked([*into, "-f", str(busybox)])

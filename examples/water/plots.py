@@ -46,14 +46,16 @@ def _course(run: dict[str, Any], path: Path) -> Path:
     flow.plot(hours, columns["flow"], color="#107040", label="into the tank")
     flow.plot(hours, columns["outflow"], color="#904080", label="out of it, to district B")
     flow.set_ylabel("m³/h")
+    flow.set_ylim(-5, 150)
     pressure.plot(hours, columns["pressure"], color="#1060a0", label="pressure at the station")
     pressure.axhline(2.0, color="#a04000", linewidth=0.8, label="pressure-min")
     pressure.set_ylabel("bar")
+    pressure.set_ylim(1.5, 3.9)
     _sources(source, run, hours[-1])
     for axes in (level, flow, pressure, source):
         _shade(axes, run)
     for axes in (level, flow, pressure):
-        axes.legend(loc="upper right", fontsize=7)
+        axes.legend(loc="upper left", fontsize=7, ncols=2, framealpha=0.9)
     for at, what in run["events"]:
         level.annotate(what, (at / HOUR, 2), rotation=90, fontsize=6, color="#404040", va="bottom", ha="right")
         level.axvline(at / HOUR, color="#404040", linewidth=0.4)
@@ -72,7 +74,7 @@ def _without(run: dict[str, Any], path: Path) -> Path:
     axes.plot([each / HOUR for each in without["time"]], without["level"], color="#c03020", label="with it disabled")
     axes.set_ylabel("tank, %")
     axes.set_ylim(-3, 103)
-    axes.legend(loc="center right", fontsize=7)
+    axes.legend(loc="upper left", fontsize=7, ncols=2)
     _time(axes)
     figure.savefig(path, metadata={"Date": None})
     return path

@@ -15,7 +15,7 @@ class Plan:
     scale: float = 900.0
     """Seconds of the plant's in one of ours: a day takes 96 seconds."""
     day: float = 24.0
-    services: float = 6.0
+    services: float = 12.0
     site: float = 6.0
     router: float = 12.0
     after: float = 2.0

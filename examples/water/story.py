@@ -250,7 +250,6 @@ def tank_is_back(world: WaterWorld, record: Record) -> str:
     wait_until(lambda: decided(world, valve, "tank", "station"), 60, "the controller to hear from the tank again")
     rules = world.decisions(valve)[-1]["set-points"]
     check(rules[:2] == [48, 62], "the controller to follow what was agreed", rules)
-    mark(world, record, "both sides agree")
     record.figures["seconds to agree"] = round(seconds, 1)
     return (
         f"after {seconds:.1f} s the cloud and all three sites have level-high 62 (the site's second write against "

@@ -5,8 +5,9 @@ at the station is under ``pressure-min`` the valve is throttled, until it has ri
 above all set-points: at ``HIGHEST`` the valve closes, at ``LOWEST`` it opens, whatever else is said.
 
 Without news of the tank the local rule holds, an altitude valve's: the pressure behind the valve tells how high the
-water stands in the tank. It is only an estimate, so the band is narrower by ``MARGIN`` at both ends. Without news of
-the station its pressure is estimated from the one before the valve.
+water stands in the tank. While the tank is being filled that is only an estimate, for the friction on the way there is
+known from drawings; so filling ends by ``MARGIN`` earlier. With the valve closed it is exact. Without news of the
+station its pressure is estimated from the one before the valve.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ LOWEST, HIGHEST = 15.0, 88.0
 """Percent of the tank."""
 
 MARGIN = 5.0
-"""Percent of the tank, by which the band is narrower when the level is an estimate."""
+"""Percent of the tank, by which the limits are narrower when the level is an estimate."""
 
 RELEASE = 0.75
-"""bar above ``pressure-min`` that end the throttling: more than throttling itself brings."""
+"""bar above ``pressure-min`` that end the throttling: more than throttling itself brings (0.7), or the valve hunts."""
 
 FULL, THROTTLED, CLOSED = 1000, 350, 0
 """Openings of the valve, in thousandths."""
@@ -118,7 +119,7 @@ def decide(seen: Seen, wanted: SetPoints, filling: bool, throttled: bool, site: 
     level = seen.level if seen.level is not None else estimate(seen, site)
     margin = 0.0 if by_tank else MARGIN
     pressure = seen.pressure if seen.pressure is not None else station_estimate(seen, site)
-    if level <= wanted.level_low + margin:
+    if level <= wanted.level_low:
         filling = True
     elif level >= wanted.level_high - margin:
         filling = False

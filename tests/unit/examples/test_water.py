@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +114,24 @@ class RuleTests(unittest.SynchronousTestCase):
             seen = Seen(None, None, plant.inflow * 3600, plant.valve_upstream, plant.valve_downstream)
             self.assertLess(abs(estimate(seen, Site()) - plant.level_percent), MARGIN)
             self.assertLess(abs(station_estimate(seen, Site()) - plant.station_pressure), 0.15)
+
+    def test_does_not_hunt(self) -> None:
+        """Three days, all alone or with all news: the valve moves a few times a day, and the tank is held."""
+        for alone in (True, False):
+            plant, wanted = Plant(), SetPoints(48, 62, 2.0)
+            filling = throttled = False
+            commands: list[int] = []
+            for _ in range(3 * 240):
+                plant.advance(360)
+                own = (plant.inflow * 3600, plant.valve_upstream, plant.valve_downstream)
+                news = (None, None) if alone else (plant.level_percent, plant.station_pressure)
+                decision = decide(Seen(*news, *own), wanted, filling, throttled)
+                filling, throttled = decision.filling, decision.throttled
+                plant.command = decision.command / 1000
+                commands.append(decision.command)
+                self.assertTrue(30 < plant.level_percent < 70, plant)
+            moves = sum(before != after for before, after in pairwise(commands))
+            self.assertLess(moves, 3 * 12, f"alone: {alone}")
 
     def test_local_rule_is_narrower(self) -> None:
         plant = Plant(level=2.48)  # 62 %, and the valve closed
