@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +58,11 @@ class Decoder:
             return [self._value(one, ref.element, f"{path}[{index}]") for index, one in enumerate(value)]
         if ref.shape == "map":
             members = _mapping(value, path).items()
-            return {key: self._value(one, ref.element, f"{path}.{key}") for key, one in members if one is not None}
+            return {
+                _text(key, path): self._value(one, ref.element, f"{path}.{key}")
+                for key, one in members
+                if one is not None
+            }
         type_ = self.schema.get(ref.name)
         return self._object(value, type_, path) if type_ is not None else _scalar(value, ref.name, path)
 
@@ -102,9 +107,22 @@ def _kind_of(value: Any) -> str:
     return names.get(type(value), "null")
 
 
+def _text(value: str, path: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise WrongShape(f"{path}: is no text: {error.reason}") from None
+    return value
+
+
 def _depth(value: Any, path: str, level: int = 0) -> None:
     if level > MAX_DEPTH:
         raise WrongShape(f"{path}: is nested deeper than {MAX_DEPTH} levels")
+    for one in (value,) if isinstance(value, str) else value if isinstance(value, dict) else ():
+        _text(one, path)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise WrongShape(f"{path}: {value} is no number in JSON")
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _depth(one, path, level + 1)
 
@@ -117,7 +135,10 @@ def _scalar(value: Any, name: str, path: str) -> Any:
         return _quantity(value, path)
     if name == "bytes":
         return _bytes(value, path)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, str):
+        _text(value, path)
+    # Python reads NaN and Infinity, which are no JSON.
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     whole = number and int(value) == value
     fits = {
         "bool": isinstance(value, bool),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 MAX_OPERATIONS = 10_000
 """The most operations of one JSON patch (kube-apiserver's own limit)."""
+MAX_COPIED = 3 << 20
+"""The most bytes of JSON that the copies of one JSON patch make (its limit too): forty of them could make terabytes."""
 
 
 class PatchFailed(ValueError):
@@ -37,8 +40,13 @@ def json_patch(target: Any, operations: Any) -> Any:
     if len(operations) > MAX_OPERATIONS:
         raise PatchFailed(f"the JSON patch has {len(operations)} operations; the most is {MAX_OPERATIONS}")
     document = copy.deepcopy(target)
+    budget = MAX_COPIED
     for index, operation in enumerate(operations):
         try:
+            if operation["op"] == "copy":
+                budget -= len(json.dumps(_read(document, _pointer(operation["from"]))))
+                if budget < 0:
+                    raise PatchFailed(f"the patch copies more than {MAX_COPIED} bytes")
             document = _one(document, operation)
         except (PatchFailed, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise PatchFailed(f"operation {index} of the JSON patch does not apply: {error}") from error
@@ -117,8 +125,10 @@ def _one(document: Any, operation: dict[str, Any]) -> Any:
     if name not in ("move", "copy"):
         raise PatchFailed(f"{name!r} is no operation")
     source = _pointer(operation["from"])
-    value = copy.deepcopy(_read(document, source))
-    if name == "move":
+    value = _read(document, source)
+    if name == "copy":
+        value = copy.deepcopy(value)
+    else:
         if path[: len(source)] == source and path != source:
             raise PatchFailed("a value cannot be moved into itself")
         document = _remove(document, source)

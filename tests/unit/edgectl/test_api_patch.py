@@ -83,6 +83,11 @@ class JsonPatchTests(SynchronousTestCase):
             json_patch(target, [{"op": "add", "path": "/a/b", "value": 1}, {"op": "remove", "path": "/none"}])
         self.assertEqual(target, {"a": {}})
 
+    def test_copies_that_grow_without_end_are_refused(self) -> None:
+        grow = [{"op": "copy", "from": "/data", "path": f"/data/k{index}"} for index in range(60)]
+        with self.assertRaisesRegex(PatchFailed, "copies more than 3145728 bytes"):
+            json_patch({"data": {"a": "x" * 100}}, grow)
+
     def test_too_many_operations_are_refused(self) -> None:
         with self.assertRaises(PatchFailed):
             json_patch({}, [{"op": "add", "path": "/a", "value": 1}] * 10_001)

@@ -105,6 +105,10 @@ class DecodeTests(SynchronousTestCase):
             ({"spec": {"priority": 1.5}}, "spec.priority: expected int, got a number"),
             ({"spec": {"overhead": {"cpu": "much"}}}, "spec.overhead.cpu: 'much' is not a quantity"),
             ({"metadata": {"labels": {"a": True}}}, "metadata.labels.a: expected string, got a bool"),
+            ({"metadata": {"labels": {"a": "\ud800"}}}, "metadata.labels.a: is no text"),
+            ({"metadata": {"labels": {"\ud800": "a"}}}, "metadata.labels: is no text"),
+            ({"metadata": {"generation": float("nan")}}, "metadata.generation: expected int, got a number"),
+            ({"spec": {"priority": float("inf")}}, "spec.priority: expected int, got a number"),
         ):
             with self.assertRaises(WrongShape) as wrong:
                 self.decode(obj)
