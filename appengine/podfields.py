@@ -34,7 +34,7 @@ METADATA = objects(
         "annotations": yes(_STRINGS),
         "deletionTimestamp": yes(STRING, "the pod is stopped with its grace period"),
         "deletionGracePeriodSeconds": yes(INTEGER),
-        "creationTimestamp": yes(STRING),
+        "creationTimestamp": ignored(STRING, _BY_API),
         "resourceVersion": ignored(STRING, _BY_API),
         "generation": ignored(INTEGER, _BY_API),
         "generateName": ignored(STRING, _BY_API),

@@ -27,13 +27,12 @@ _SCHEDULING = (
     "nodeSelector",
     "overhead",
     "preemptionPolicy",
-    "priority",
     "schedulerName",
     "schedulingGates",
     "tolerations",
     "topologySpreadConstraints",
 )
-"""Fields of a PodSpec that only a scheduler or an admission controller reads."""
+"""Fields of a PodSpec that only a scheduler or an admission controller reads. (Of ``priority`` eviction makes use.)"""
 
 _STATUS_FIELDS = (
     "phase",

@@ -15,11 +15,14 @@ from appengine.assemble import container_config
 from appengine.environment import expand
 from appengine.pauseimage import UnknownArchitecture, go_architecture, pause_layer, pause_program
 from appengine.poddocs import page
+from appengine.podfields import POD, SPEC
 from appengine.podnet import ClusterDns, etc_hosts, resolv_conf
 from appengine.podspec import InvalidPod, Pod, parse_pod
 from appengine.qos import container_resources, qos_class
 from appengine.quantity import bytes_of, millicpu_of, parse_quantity
 from appengine.runtime import ImageView
+from appengine.schema import Support, Type
+from edgectl.translate import strip_pod
 from tests.unit.appengine.world import Json, pod_manifest
 
 ROOT = Path(__file__).parents[3]
@@ -27,6 +30,16 @@ ROOT = Path(__file__).parents[3]
 
 def pod(spec: Json | None = None, **container: Any) -> Pod:
     return parse_pod(pod_manifest(spec=spec, **container), "default", "web")
+
+
+def supported(type: Type) -> Any:
+    """A value in which every supported field is set."""
+    if type.fields is not None:
+        fields = type.fields.items()
+        return {name: supported(field.type) for name, field in fields if field.support is Support.SUPPORTED}
+    if type.items is not None:
+        return [supported(type.items)]
+    return {"a": "b"} if type.values is not None else "x"
 
 
 class FieldTests(unittest.SynchronousTestCase):
@@ -58,6 +71,17 @@ class FieldTests(unittest.SynchronousTestCase):
 
     def test_refused_fields_that_say_nothing_are_no_obstacle(self) -> None:
         self.assertEqual(pod({"readinessGates": [], "runtimeClassName": None}).ref.name, "web")
+
+    def test_what_is_supported_reaches_the_node(self) -> None:
+        whole = supported(POD)
+        sent = strip_pod(whole)
+        self.assertEqual(sent["metadata"], whole["metadata"])
+        self.assertEqual(sent["spec"], whole["spec"])
+
+    def test_what_is_refused_reaches_the_node_which_says_so(self) -> None:
+        named = {name: "x" for name, field in (SPEC.fields or {}).items() if field.support is Support.REFUSED}
+        sent = strip_pod({"metadata": {"name": "web"}, "spec": named})
+        self.assertEqual(sent["spec"], named)
 
     def test_what_a_scheduler_reads_is_ignored(self) -> None:
         self.assertEqual(pod({"tolerations": [{"any": "thing"}], "affinity": 5}).ref.name, "web")
