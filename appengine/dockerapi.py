@@ -18,6 +18,8 @@ from appengine.runtime import EngineError, NoSuchContainer, NoSuchImage, Runtime
 
 _AT_ONCE = 4
 """Calls under way at the same time. More only make a busy engine slower."""
+_LAST = 2.0
+"""Seconds for calls that are under way when the agent stops: one that was cut may still be done by the engine."""
 _MAX_ANSWER = 64 * 1024 * 1024
 """Bytes; ``docker info`` has 4 KB, a list of a thousand images 1 MB."""
 
@@ -63,10 +65,21 @@ class EngineApi:
         self._turns = DeferredSemaphore(_AT_ONCE)
         self._under_way: set[Deferred[bytes]] = set()
         self._closed = False
+        self._idle: Deferred[None] | None = None
 
-    def close(self) -> None:
-        """Give up what is under way: it fails with :class:`RuntimeUnavailable`, as does what is asked from now on."""
+    async def close(self, patience: float = _LAST) -> None:
+        """Wait for what is under way; after ``patience`` seconds it fails with :class:`RuntimeUnavailable`, as does
+        what is asked from now on."""
         self._closed = True
+        timer = self._reactor.callLater(patience, self._cut)
+        while self._under_way:
+            ended: Deferred[None] = Deferred()
+            self._idle = ended
+            await ended
+        if timer.active():
+            timer.cancel()
+
+    def _cut(self) -> None:
         for exchange in tuple(self._under_way):
             exchange.cancel()
 
@@ -112,6 +125,9 @@ class EngineApi:
             raise
         finally:
             self._under_way.discard(exchange)
+            if (idle := self._idle) is not None and not self._under_way:
+                self._idle = None
+                idle.callback(None)
 
     async def _exchange(self, method: str, path: str, content: Any, data: bytes | None) -> bytes:
         whole = _Whole()

@@ -106,7 +106,7 @@ class DockerEngine:
             self._loop.cancel()
             with suppress(CancelledError):
                 await self._loop
-        self._calls.close()
+        await self._calls.close()
         self._pool.stop()
 
     async def _watch(self, observer: RuntimeObserver) -> None:

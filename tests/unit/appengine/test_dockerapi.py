@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -30,9 +30,14 @@ class _Engine(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._received += data
         if not self._test.asked.called and self._complete():
+            self._test.finish = self.finish
             self._test.asked.callback(self._received)
             if self._test.answer and self.transport is not None:
                 self.transport.write(self._test.answer)
+
+    def finish(self, answer: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(answer)
 
     def _complete(self) -> bool:
         head, end, body = self._received.partition(b"\r\n\r\n")
@@ -48,6 +53,7 @@ class EngineApiTests(unittest.TestCase):
     timeout = 20
     answer = b""
     """What the engine says to the next request; nothing: it hangs."""
+    finish: Callable[[bytes], None]
 
     def setUp(self) -> Any:
         return Deferred.fromCoroutine(self.begin())
@@ -138,10 +144,19 @@ class EngineApiTests(unittest.TestCase):
         self.assertIn("longer than 0.1 s", await self.fails(RuntimeUnavailable, hasty.call("GET", "/info")))
         await self.left
 
-    async def test_closing_cuts_what_is_under_way(self) -> None:
+    async def test_closing_waits_for_what_is_under_way(self) -> None:
+        calling = Deferred.fromCoroutine(self.api.call("DELETE", "/containers/x"))
+        await self.asked
+        closing = Deferred.fromCoroutine(self.api.close(10))
+        self.assertNoResult(closing)
+        self.finish(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await closing
+        self.assertIsNone(await calling)
+        await self.fails(RuntimeUnavailable, self.api.call("GET", "/info"))
+
+    async def test_closing_cuts_what_does_not_end(self) -> None:
         calling = Deferred.fromCoroutine(self.fails(RuntimeUnavailable, self.api.call("GET", "/info")))
         await self.asked
-        self.api.close()
+        await self.api.close(0.05)
         self.assertIn("stopped", await calling)
         await self.left
-        await self.fails(RuntimeUnavailable, self.api.call("GET", "/info"))
