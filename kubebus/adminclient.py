@@ -9,9 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-ROUTER_SOCKET = "/run/kubebus/router.sock"
-EDGE_SOCKET = "/run/kubebus/edge.sock"
-SOCKETS = (ROUTER_SOCKET, EDGE_SOCKET)
+from kubebus.sockets import SOCKETS
 
 
 class AdminError(Exception):

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from kubebus import __version__
-from kubebus.adminclient import EDGE_SOCKET, ROUTER_SOCKET, AdminClient, AdminError
+from kubebus.adminclient import AdminClient, AdminError
 from kubebus.commands import command_modules
 from kubebus.output import Output
+from kubebus.sockets import EDGE_SOCKET, ROUTER_SOCKET
 
 _EPILOG = f"""\
 The daemons are 'twistd kubebus' (the router, in the cloud) and 'twistd edgenode' (on a device). Without --socket,

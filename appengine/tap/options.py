@@ -10,11 +10,11 @@ from typing import ClassVar
 from twisted.python.usage import UsageError
 
 from kubebus import config
-from kubebus.adminclient import EDGE_SOCKET
 from kubebus.config import Setting, SettingsOptions
 from kubebus.identity import InvalidIdentity, check_name
 from kubebus.joinstring import InvalidJoinString, JoinString
 from kubebus.listenat import ListenAt
+from kubebus.sockets import EDGE_SOCKET
 
 STATE_DIR = Path("/var/lib/edgenode")
 

@@ -10,9 +10,9 @@ from twisted.python.usage import UsageError
 
 from kubebus import config
 from kubebus.addresses import NODE_POOL, POD_POOL
-from kubebus.adminclient import ROUTER_SOCKET
 from kubebus.config import Setting, SettingsOptions
 from kubebus.identity import InvalidIdentity, check_name
+from kubebus.sockets import ROUTER_SOCKET
 
 STATE_DIR = Path("/var/lib/kubebus")
 

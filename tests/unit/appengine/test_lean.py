@@ -1,0 +1,59 @@
+"""The lean agent: what it keeps out, and that what is kept out is there where it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial import unittest
+
+from appengine.lean import LATE, command
+
+CHECKOUT = Path(__file__).parents[3]
+
+
+def in_another_python(code: str, *options: str) -> str:
+    """What the code prints, in a Python that has imported nothing yet."""
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class LeanTests(unittest.SynchronousTestCase):
+    def test_what_the_agent_imports_leaves_the_second_openssl_out(self) -> None:
+        loaded = in_another_python(
+            "from appengine.lean import slim; slim()\n"
+            "import sys, twisted.scripts.twistd, twisted.internet.reactor, appengine.tap.device, appengine.service\n"
+            "print(*(name for name, module in sys.modules.items() if module is not None))\n",
+            "-OO",
+        ).split()
+        self.assertIn("OpenSSL.SSL", loaded)
+        self.assertIn("appengine.service", loaded)
+        for name in ("_ssl", "_hashlib", "http.client", "urllib.request", "cmd", "twisted.web.http", "docker"):
+            self.assertNotIn(name, loaded)
+
+    def test_what_is_late_is_there_when_it_is_used(self) -> None:
+        told = in_another_python(
+            "from appengine.lean import slim; slim()\n"
+            "import hashlib, hmac, ssl, sys\n"
+            "before = '_ssl' in sys.modules\n"
+            "from http.cookiejar import CookieJar\n"
+            "context = ssl.create_default_context()\n"
+            "import ssl as again\n"
+            "print(before, isinstance(context, again.SSLContext), CookieJar().__class__.__module__)\n"
+            "print(hashlib.sha256(b'').hexdigest()[:8], hmac.new(b'', b'', 'sha256').hexdigest()[:8])\n"
+        )
+        self.assertEqual(told.split(), ["False", "True", "http.cookiejar", "e3b0c442", "b613679a"])
+
+    def test_everything_late_exists(self) -> None:
+        for name in LATE:
+            in_another_python(f"import {name}")
+
+    def test_help_has_the_words_of_the_options(self) -> None:
+        done = subprocess.run(
+            [*command([]), "edgenode", "--help"], cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=60
+        )
+        self.assertIn("run no pods: network and metadata only", " ".join(done.stdout.split()))
