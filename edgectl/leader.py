@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from edgectl.errors import ApiError, StatusError
-from edgectl.kubernetes import LEASES, KubernetesClient
+from edgectl.kubernetes import LEASES, Resource
 from edgectl.nodes import micro_time
 from edgectl.watch import Object
 
@@ -26,6 +26,18 @@ DURATION_SECONDS = 15
 RENEW_SECONDS = 10.0
 RETRY_SECONDS = 2.0
 """client-go's defaults for core components."""
+
+
+class LeaseClient(Protocol):
+    """What the election asks of the API; a :class:`~edgectl.kubernetes.KubernetesClient` does it, with its errors."""
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object: ...
+
+    async def create(self, resource: Resource, namespace: str, body: Object) -> Object: ...
+
+    async def update(self, resource: Resource, body: Object) -> Object: ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class LeadingService(Service):
     def __init__(
         self,
         reactor: IReactorTime,
-        client: KubernetesClient,
+        client: LeaseClient,
         identity: str,
         namespace: str,
         name: str,

@@ -60,6 +60,24 @@ class PodContract(ContractCase):
         self.assertEqual(self.get("pods", "p")["spec"]["nodeName"], "node-1")
         self.refused(self.client.request("POST", path, binding), 409, "Conflict")
 
+    def evict(self, name: str, **options: Any) -> Answer:
+        api_version = "policy/v1" if self.version >= (1, 22) else "policy/v1beta1"
+        eviction = {"apiVersion": api_version, "kind": "Eviction", "metadata": {"name": name}, **options}
+        answer: Answer = self.client.request("POST", self.path("pods", "p", "eviction"), eviction)
+        return answer
+
+    def test_an_evicted_pod_is_deleted_gracefully(self) -> None:
+        made = self.made("pods", pod("p", nodeName="node-1", terminationGracePeriodSeconds=7))
+        self.refused(self.evict("other"), 400, "BadRequest")
+        wrong = {"preconditions": {"uid": "00000000-0000-0000-0000-000000000000"}}
+        self.refused(self.evict("p", deleteOptions=wrong), 409, "Conflict")
+        self.assertEqual(self.evict("p", deleteOptions={"dryRun": ["All"]}).code, 201)
+        self.assertNotIn("deletionTimestamp", self.get("pods", "p")["metadata"])
+        right = {"gracePeriodSeconds": 3, "preconditions": {"uid": made["metadata"]["uid"]}}
+        answer = self.evict("p", deleteOptions=right)
+        self.assertEqual((answer.code, answer["status"]), (201, "Success"))
+        self.assertEqual(self.get("pods", "p")["metadata"]["deletionGracePeriodSeconds"], 3)
+
     def test_a_bound_pod_is_deleted_gracefully(self) -> None:
         self.made("pods", pod("p", nodeName="node-1", terminationGracePeriodSeconds=7))
         answer = self.delete("pods", "p")

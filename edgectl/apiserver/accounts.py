@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from edgectl.apiserver import errors
+from edgectl.apiserver.admission import TOKEN_SECONDS
 from edgectl.apiserver.cache import WatchCache
 from edgectl.apiserver.identity import User
 from edgectl.apiserver.meta import timestamp
@@ -34,6 +35,10 @@ ISSUER = "https://kubernetes.default.svc"
 MIN_SECONDS = 600
 DEFAULT_SECONDS = 3600
 MAX_SECONDS = 1 << 32
+LONG_SECONDS = 365 * 24 * 3600
+"""How long a pod's token serves that is asked for the usual time, as in Kubernetes
+(``--service-account-extend-token-expiration``): it is replaced hourly, but a node that is away keeps it."""
+
 MAX_TOKEN = 16 * 1024
 """The longest token looked at, in characters."""
 
@@ -121,7 +126,8 @@ class AccountTokens:
             raise errors.bad_request("spec.audiences: is not a list of strings")
         bound = await self._bound(namespace, spec.get("boundObjectRef"))
         now = self._api.seconds()
-        claims = self._claims(account, audiences, bound, now, seconds)
+        usual = seconds == TOKEN_SECONDS and bound is not None and audiences == [ISSUER]
+        claims = self._claims(account, audiences, bound, now, LONG_SECONDS if usual else seconds)
         answer = {key: value for key, value in spec.items() if value is not None}
         return {
             "kind": "TokenRequest",

@@ -24,6 +24,11 @@ class ClusterIps:
         self._objects = objects
         self._cidr = cidr
 
+    @property
+    def first(self) -> str:
+        """The API's own."""
+        return str(self._cidr[1])
+
     def _key(self, address: str) -> bytes:
         return self._objects.record_key("clusterips", address)
 

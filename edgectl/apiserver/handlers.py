@@ -203,6 +203,9 @@ class Handlers:
         if target.subresource == "binding" and method == "POST":
             data = _json_body(content_type, body)
             return 201, await subresources.bind(self.api, target.namespace, target.name, data, options), []
+        if target.subresource == "eviction" and method == "POST":
+            data = _json_body(content_type, body)
+            return 201, await subresources.evict(self.api, target.namespace, target.name, data, options), []
         if target.subresource == "token" and method == "POST" and self.accounts is not None:
             data = _json_body(content_type, body)
             return 201, await self.accounts.issue(target.namespace, target.name, data), []

@@ -24,6 +24,14 @@ from edgectl.apiserver.identity import MASTERS
 NOT_BEFORE = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 """Machines boot with a wrong clock; being too early is no reason to refuse."""
 
+IN_CLUSTER_NAMES = (
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+)
+"""By which pods call the API."""
+
 CA_LIFE = datetime.timedelta(days=3650)
 LEAF_LIFE = datetime.timedelta(days=365)
 RENEW_BEFORE = datetime.timedelta(days=90)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from random import Random
 from typing import Any
 
 from cryptography import x509
@@ -24,14 +25,17 @@ from edgectl.apiserver.clusterips import DEFAULT_CIDR
 from edgectl.apiserver.errors import ApiError
 from edgectl.apiserver.handlers import Handlers
 from edgectl.apiserver.identity import StaticTokens, User
+from edgectl.apiserver.leases import OwnLeases
 from edgectl.apiserver.metrics import Metrics
 from edgectl.apiserver.nodeproxy import Kubelets
 from edgectl.apiserver.resources import NAMESPACE
 from edgectl.apiserver.site import ApiResource, ApiSite
 from edgectl.apiserver.storage import ObjectStore
 from edgectl.apiserver.verbs import Api
+from edgectl.leader import LeadingService
 from edgectl.scheduler import Scheduler
 from edgectl.workloads.accounts import AccountController
+from edgectl.workloads.apiservice import ApiServiceController
 from edgectl.workloads.collector import Collector
 from edgectl.workloads.controller import Controller
 from edgectl.workloads.daemonsets import DaemonSetController
@@ -42,6 +46,9 @@ from edgectl.workloads.namespaces import NamespaceController
 from edgectl.workloads.nodelife import EvictionController, NodeLifeController
 from edgectl.workloads.replicasets import ReplicaSetController
 from metasync.interfaces import Store
+
+LEASE_NAMESPACE, LEASE_NAME = "kube-system", "kubebus-control-plane"
+"""The Lease of whoever runs scheduler and controllers."""
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
@@ -88,6 +95,10 @@ class EmbeddedControlPlane(Service):
     :param tokens: bearer tokens that are let in, beside client certificates.
     :param kubelets: reaches the nodes, for logs, exec, attach and port-forward.
     :param service_cidr: from which services get their virtual addresses.
+    :param identity: who this is among several on one store: each serves the API, and one of them at a time, by a
+        Lease, runs scheduler and controllers. ``None``: the store is this one's alone.
+    :param reachable: where pods reach the API, for the Service ``kubernetes``: addresses of one family.
+    :param reachable_port: the port there.
     """
 
     log = Logger()
@@ -103,8 +114,13 @@ class EmbeddedControlPlane(Service):
         tokens: Mapping[str, User] | None = None,
         kubelets: Kubelets | None = None,
         service_cidr: IPv4Network = DEFAULT_CIDR,
+        identity: str | None = None,
+        reachable: Sequence[str] = (),
+        reachable_port: int = 6443,
     ) -> None:
         self._reactor = reactor
+        self._identity = identity
+        self._reachable, self._reachable_port = reachable, reachable_port
         self._endpoint = endpoint
         self._tls = tls
         self.objects = ObjectStore(store, network)
@@ -114,21 +130,7 @@ class EmbeddedControlPlane(Service):
         self._handlers.metrics = Metrics(reactor, self.api, kubelets)
         self.resource = ApiResource(reactor, self._handlers, [self._handlers], kubelets)
         self.site = ApiSite(reactor, self.resource)
-        kinds = (
-            Collector,
-            DaemonSetController,
-            DeploymentController,
-            EndpointsController,
-            EventCollector,
-            EvictionController,
-            NamespaceController,
-            NodeLifeController,
-            PodCollector,
-            ReplicaSetController,
-            Scheduler,
-        )
-        self._controllers: list[Controller] = [kind(reactor, self.api) for kind in kinds]
-        self._controllers.append(AccountController(reactor, self.api, tls.client_ca))
+        self._working: Service | None = None
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
@@ -141,12 +143,40 @@ class EmbeddedControlPlane(Service):
         self._handlers.accounts = AccountTokens(await SigningKey.of_store(self.objects), self.api)
         for name in SYSTEM_NAMESPACES:
             await self._ensure_namespace(name)
-        for controller in self._controllers:
-            controller.start()
+        self._working = self._work()
+        self._working.startService()
         factory = TLSMemoryBIOFactory(tls_options(self._tls), False, self.site, self._reactor)
         self._port = await self._endpoint.listen(factory)
         self.log.info("the embedded Kubernetes API listens on {address}", address=self._port.getHost())
         return self._port
+
+    def _work(self) -> Service:
+        """Scheduler and controllers, at once or once this one leads."""
+        if self._identity is None:
+            return self._controllers()
+        leases = OwnLeases(self.api)
+        names = LEASE_NAMESPACE, LEASE_NAME
+        return LeadingService(self._reactor, leases, self._identity, *names, self._controllers, Random().random)
+
+    def _controllers(self) -> Service:
+        kinds: tuple[type[Controller], ...] = (
+            Collector,
+            DaemonSetController,
+            DeploymentController,
+            EndpointsController,
+            EventCollector,
+            EvictionController,
+            NamespaceController,
+            NodeLifeController,
+            PodCollector,
+            ReplicaSetController,
+            Scheduler,
+        )
+        made = [kind(self._reactor, self.api) for kind in kinds]
+        made.append(AccountController(self._reactor, self.api, self._tls.client_ca))
+        where = self.api.own_address, self._reachable, self._reachable_port
+        made.append(ApiServiceController(self._reactor, self.api, *where))
+        return _Controllers(made)
 
     @property
     def port(self) -> IListeningPort | None:
@@ -169,12 +199,30 @@ class EmbeddedControlPlane(Service):
     async def stopService(self) -> None:
         """Stop listening and watching. The store is left open: it is the caller's."""
         super().stopService()
-        for controller in self._controllers:
-            controller.stop()
+        working, self._working = self._working, None
+        if working is not None:
+            await _maybe(working.stopService())
         self.cache.stop()
         port, self._port = self._port, None
         if port is not None:
             await _maybe(port.stopListening())
+
+
+class _Controllers(Service):
+    """Starts and stops them together."""
+
+    def __init__(self, controllers: Iterable[Controller]) -> None:
+        self._all = tuple(controllers)
+
+    def startService(self) -> None:
+        super().startService()
+        for controller in self._all:
+            controller.start()
+
+    def stopService(self) -> None:
+        super().stopService()
+        for controller in self._all:
+            controller.stop()
 
 
 async def _maybe(result: object) -> None:

@@ -1,4 +1,4 @@
-"""Subresources that are no part of the object: binding and scale."""
+"""Subresources that are no part of the object: binding, eviction and scale."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from edgectl.apiserver import errors
 from edgectl.apiserver.meta import timestamp
-from edgectl.apiserver.options import WriteOptions
+from edgectl.apiserver.options import DeleteOptions, WriteOptions
 from edgectl.apiserver.resources import POD
+from edgectl.apiserver.routes import delete_options
 from edgectl.apiserver.tables import format_selector
 from edgectl.apiserver.verbs import Api
 
@@ -26,7 +27,26 @@ async def bind(api: Api, namespace: str, name: str, data: Any, options: WriteOpt
     uid = (data.get("metadata") or {}).get("uid")
     now = api.seconds()
     await api.rewrite(POD, namespace, name, lambda pod: assigned(pod, node, now, uid), dry_run=options.dry_run)
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+    return dict(_SUCCESS)
+
+
+_SUCCESS: Obj = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+_EVICTIONS = ("policy/v1", "policy/v1beta1")
+
+
+async def evict(api: Api, namespace: str, name: str, data: Any, options: WriteOptions) -> Obj:
+    """Delete a pod as a ``policy Eviction`` asks. There are no disruption budgets, so none is in the way.
+
+    :raises ApiError: (400) if it is no eviction of this pod.
+    """
+    data = data if isinstance(data, dict) else {}
+    if data.get("kind") != "Eviction" or data.get("apiVersion") not in _EVICTIONS:
+        raise errors.bad_request(f"the body of the request is no Eviction of {' or '.join(_EVICTIONS)}")
+    if (data.get("metadata") or {}).get("name", name) != name:
+        raise errors.bad_request("name in URL does not match name in Eviction object")
+    asked: DeleteOptions = delete_options({"dryRun": "All"} if options.dry_run else {}, data.get("deleteOptions"))
+    await api.delete(POD, namespace, name, asked)
+    return dict(_SUCCESS)
 
 
 def assigned(pod: Obj, node: str, now: float, uid: str | None = None) -> Obj:

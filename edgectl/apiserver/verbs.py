@@ -14,13 +14,14 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from edgectl.apiserver import errors, meta
+from edgectl.apiserver.admission import admit
 from edgectl.apiserver.apply import Manager, applied, first_entry, tracked
 from edgectl.apiserver.cache import WatchCache
 from edgectl.apiserver.clusterips import DEFAULT_CIDR, ClusterIps, keep
 from edgectl.apiserver.decode import Decoder, WrongShape, missing
 from edgectl.apiserver.fieldsets import NoKey
 from edgectl.apiserver.options import DeleteOptions, ListOptions, ListResult, WriteOptions, position, token
-from edgectl.apiserver.resources import NAMESPACE, SERVICE, Resource
+from edgectl.apiserver.resources import NAMESPACE, POD, SERVICE, SERVICE_ACCOUNT, Resource
 from edgectl.apiserver.schema_all import schema
 from edgectl.apiserver.selectors import predicate
 from edgectl.apiserver.storage import ObjectStore
@@ -44,6 +45,11 @@ class Api:
         self._ips = ClusterIps(objects, service_cidr)
         self.objects = objects
         self.cache = cache
+
+    @property
+    def own_address(self) -> str:
+        """The virtual address of the API itself."""
+        return self._ips.first
 
     def seconds(self) -> float:
         """The time now, in UNIX seconds."""
@@ -132,6 +138,8 @@ class Api:
         if resource.has_status:
             obj.pop("status", None)
         strategy_of(resource).default(obj, created=True)
+        if resource == POD:
+            admit(obj, await self._account_of(obj))
         self._validate(resource, obj)
         if applied_by is not None:
             managed = first_entry(resource, config, applied_by, meta.timestamp(self._reactor.seconds()))
@@ -151,6 +159,19 @@ class Api:
             if await self._exists(resource, obj):
                 raise errors.already_exists(resource.group, resource.plural, obj["metadata"]["name"])
         raise errors.unavailable(f"the namespace {namespace} keeps changing; try again")
+
+    async def _account_of(self, pod: Obj) -> Obj | None:
+        """A pod's service account; ``None`` for a namespace's first, which may be about to be made.
+
+        :raises ApiError: (403) if it names one that is not there.
+        """
+        namespace, name = pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"]
+        account = self.cache.get(SERVICE_ACCOUNT, namespace, name)
+        account = account or await self.objects.get(SERVICE_ACCOUNT, namespace, name)
+        if account is None and name != "default":
+            why = f'error looking up service account {namespace}/{name}: serviceaccount "{name}" not found'
+            raise errors.forbidden("", "pods", pod["metadata"]["name"], why)
+        return account
 
     async def _create_service(self, obj: Obj, conditions: Sequence[Compare]) -> Obj | None:
         """Create a service with an address that nobody else gets."""

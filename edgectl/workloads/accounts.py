@@ -7,13 +7,12 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
+from edgectl.apiserver.admission import ROOT_CA
 from edgectl.apiserver.resources import CONFIGMAP, NAMESPACE, SERVICE_ACCOUNT, Resource
 from edgectl.apiserver.verbs import Api
 from edgectl.workloads.controller import Controller, Key, key_of
 
 Obj = dict[str, Any]
-
-ROOT_CA = "kube-root-ca.crt"
 
 
 class AccountController(Controller):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
@@ -52,7 +53,10 @@ class Kubernetes:
         options = self._options
         if options["standalone"]:
             # The embedded API proxies logs and exec to nodes itself.
-            self._add(await self._control_plane(listen), ClusterOptions(self._controller()))
+            identity = self._candidate()
+            leader = None if identity is None else LeaderOptions(identity, "kube-system")
+            plane = await self._control_plane(listen, identity)
+            self._add(plane, ClusterOptions(self._controller(), leader=leader))
         elif options["kubeconfig"] is not None:
             self._add(load_kubeconfig(options["kubeconfig"]), self._real())
         elif options["in-cluster"]:
@@ -79,24 +83,53 @@ class Kubernetes:
         kubelet = KubeletOptions(self._state, self._subnets, client_ca)
         return ClusterOptions(self._controller(KUBELET_PORT), kubelet, leader)
 
-    async def _control_plane(self, listen: Listen) -> ClusterConfig:
+    def _candidate(self) -> str | None:
+        """Who this is among those on one store; ``None`` on an embedded store, which no other process can open.
+
+        A restarted process is the same candidate, so that it need not wait for its own lead to run out.
+        """
+        if self._options["store"].startswith("sqlite:"):
+            return None
+        path = self._state / "candidate"
+        if not path.exists():
+            from edgectl.apiserver.pki import write_private
+
+            write_private(path, str(uuid.uuid4()).encode())
+        return f"{self._options['router-name']}_{path.read_text()}"
+
+    def _reachable(self, address: str) -> list[str]:
+        """Where pods at the edge reach the API, if it listens there."""
+        at = ip_address(address)
+        if at.is_loopback:
+            return []
+        return [one for one in self._addresses if ip_address(one).version == 4] if at.is_unspecified else [address]
+
+    async def _control_plane(self, listen: Listen, identity: str | None) -> ClusterConfig:
         """Start the embedded Kubernetes API; how to reach it from within."""
         # Who has a real cluster does not pay for it.
+        from edgectl.apiserver.clusterips import DEFAULT_CIDR
         from edgectl.apiserver.identity import MASTERS
         from edgectl.apiserver.kubeconfig import write_kubeconfig
-        from edgectl.apiserver.pki import ApiPki, issue
+        from edgectl.apiserver.pki import IN_CLUSTER_NAMES, ApiPki, issue
         from edgectl.apiserver.service import EmbeddedControlPlane, ServingTLS
 
         daemon, options = self._daemon, self._options
         address, port = str(options["api-address"]), options["api-port"]
         local = "127.0.0.1" if ip_address(address).is_unspecified else address
         public = self._public if local != address else address
-        pki = ApiPki.load_or_create(
-            self._state / "kubernetes-pki", list(dict.fromkeys((local, "localhost", public, *self._addresses)))
-        )
+        names = (local, "localhost", public, *self._addresses, *IN_CLUSTER_NAMES, str(DEFAULT_CIDR[1]))
+        pki = ApiPki.load_or_create(self._state / "kubernetes-pki", list(dict.fromkeys(names)))
         tls = ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate)
         plane = EmbeddedControlPlane(
-            daemon.reactor, self._store, options["network"], listen(address, port), tls, kubelets=self._directory
+            daemon.reactor,
+            self._store,
+            options["network"],
+            listen(address, port),
+            tls,
+            kubelets=self._directory,
+            identity=identity,
+            reachable=self._reachable(address),
+            reachable_port=port,
         )
         daemon.at_stop(plane.stopService)
         await plane.begin()

@@ -1,6 +1,7 @@
 """An embedded control plane in a process of its own, for tests that treat it as a server: it can be killed.
 
-``python -m tests.integration.api_process FOLDER PORT``: the store and the certificates are in FOLDER.
+``python -m tests.integration.api_process FOLDER PORT [STORE IDENTITY]``: the certificates are in FOLDER, and the store
+is unless STORE names one that IDENTITY shares with others.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ def _free_port() -> int:
 class EmbeddedApi:
     """The process. The ``with`` statement starts it, waits until it serves, and ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *shared: str) -> None:
         run = Run.current()
         self.path = run.directory("embedded-api")
         self.port = _free_port()
         self.admin_kubeconfig = self.path / "kubeconfig"
-        command = [sys.executable, "-m", "tests.integration.api_process", str(self.path), str(self.port)]
+        command = [sys.executable, "-m", "tests.integration.api_process", str(self.path), str(self.port), *shared]
         self.daemon = Daemon("embedded-api", command, cwd=ROOT, run=run)
         self.kubectl = Kubectl(self.admin_kubeconfig)
 
@@ -67,7 +68,7 @@ class EmbeddedApi:
         self.close()
 
 
-def main(folder: Path, port: int) -> None:
+def main(folder: Path, port: int, store: str = "", identity: str | None = None) -> None:
     from twisted.internet import reactor as installed
     from twisted.internet.endpoints import TCP4ServerEndpoint
     from twisted.logger import globalLogBeginner, textFileLogObserver
@@ -76,7 +77,7 @@ def main(folder: Path, port: int) -> None:
     from edgectl.apiserver.kubeconfig import write_kubeconfig
     from edgectl.apiserver.pki import ApiPki
     from edgectl.apiserver.service import EmbeddedControlPlane, ServingTLS
-    from metasync.sqlite import SQLiteStore
+    from metasync.opening import open_store
 
     reactor: Any = installed
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
@@ -84,11 +85,12 @@ def main(folder: Path, port: int) -> None:
     write_kubeconfig(folder / "kubeconfig", f"https://127.0.0.1:{port}", pki.ca.certificate, client=pki.admin)
     plane = EmbeddedControlPlane(
         reactor,
-        SQLiteStore.open(reactor, folder / "store.sqlite"),
+        open_store(reactor, store or f"sqlite:{folder / 'store.sqlite'}"),
         "default",
         TCP4ServerEndpoint(reactor, port, interface="127.0.0.1"),
         ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate),
         tokens={"robot-token": User("robot", (MASTERS,)), "guest-token": User("guest")},
+        identity=identity,
     )
     plane.startService()
     reactor.addSystemEventTrigger("before", "shutdown", plane.stopService)
@@ -96,4 +98,4 @@ def main(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

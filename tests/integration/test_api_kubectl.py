@@ -255,11 +255,33 @@ class WholeStory(Story):
             "drain", "edge-a", "--pod-selector=app=web", "--grace-period=0", "--force", "--timeout=10s"
         )
         self.assertRegex(drained, "node/edge-a (drained|evicted|deleted)")
+        # An old kubectl asks for the group "policy" first, and deletes where there is none.
+        self.assertRegex(drained, "pod/web.* (evicted|deleted)" if self.program != "kubectl" else "pod/web.* evicted")
         wait_until(
             lambda: self.in_namespace("get", "pods", "-o", f"jsonpath={placed}") == "edge-b edge-b",
             10,
             "both on edge-b",
         )
+
+    def test_a_pod_has_its_accounts_token_unless_somebody_says_no(self) -> None:
+        self.in_namespace("create", "serviceaccount", "robot")
+        self.applied(pod("a", serviceAccountName="robot"), pod("b", automountServiceAccountToken=False))
+        mount = "jsonpath={.spec.containers[0].volumeMounts[*].mountPath}"
+        told = self.in_namespace("get", "pod", "a", "-o", mount)
+        self.assertEqual("/var/run/secrets/kubernetes.io/serviceaccount", told)
+        self.assertEqual("", self.in_namespace("get", "pod", "b", "-o", mount))
+        self.applied(pod("a", serviceAccountName="robot"))
+        refused = self.kubectl.run(
+            *("-n", self.namespace, "apply", "-f", "-"),
+            input=json.dumps(pod("c", serviceAccountName="nobody")),
+            check=False,
+        )
+        self.assertIn('serviceaccount "nobody" not found', refused.stderr)
+
+    def test_the_api_is_a_service(self) -> None:
+        told = json.loads(self.kubectl("get", "service", "-n", "default", "kubernetes", "-o", "json"))
+        self.assertEqual("10.96.0.1", told["spec"]["clusterIP"])
+        self.assertEqual("443/TCP", self.kubectl("get", "service", "kubernetes", "--no-headers").split()[4])
 
     def test_rollout_status_and_history(self) -> None:
         self.deployed(0)
