@@ -141,8 +141,8 @@ class World(Closing):
         self._cloud_options, self._edge_options = cloud_options, edge_options
         try:
             self.path = Run.current().directory("demo")
-            self.net = self._kept.enter_context(Internet(sites=len(names)))
-            self.edges = [self._edge(name, site) for name, site in zip(names, self.net.sites, strict=True)]
+            self.net = self._kept.enter_context(self._internet(len(names)))
+            self.edges = [self._edge(name, place) for name, place in zip(names, self._places(), strict=True)]
             for edge in self.edges:
                 edge.engine.launch()
             for edge in self.edges:
@@ -152,6 +152,13 @@ class World(Closing):
         except BaseException:
             self.close()
             raise
+
+    def _internet(self, nodes: int) -> Internet:
+        return Internet(sites=nodes)
+
+    def _places(self) -> Sequence[Site]:
+        """Where the nodes are, each with one machine."""
+        return self.net.sites
 
     def _edge(self, name: str, site: Site) -> Edge:
         engine = Engine(site.node)
