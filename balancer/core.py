@@ -300,6 +300,7 @@ class Balancer:
     def status(self, now: float) -> Mapping[str, object]:
         """What there is to see, for JSON."""
         return {
+            "places": [place.name for place in self._policy.places],
             "waiting": len(self._queue),
             "counts": dict(self.counts),
             "rates": self._rates.all(),

@@ -39,6 +39,9 @@ class Rates:
         if found is None:
             self._forget(now)
             found = self._sources[source] = _Source(wanted, wanted, now, now)
+        if found.advised >= found.wanted:
+            # It was not held back, and is not because of what it wanted before.
+            found.advised = wanted
         found.wanted, found.last = wanted, now
 
     def settled(self, source: str, seconds: float | None, now: float) -> None:

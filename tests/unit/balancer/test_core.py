@@ -207,6 +207,12 @@ class RateTests(Transcript):
         self.assertLess(sum(lost[10:]), 10, "of about 150 that came in the last 30 seconds")
         self.assertGreater(len(delays), 0.75 * 40 * 5, "the worker is kept busy")
 
+    def test_a_source_that_wants_more_gets_it_at_once(self) -> None:
+        item, _ = self.offer(wanted=2.0)
+        self.assertEqual(self.core.advised(item), 2.0)
+        item, _ = self.offer(wanted=16.0)
+        self.assertEqual(self.core.advised(item), 16.0)
+
     def test_the_rate_comes_back(self) -> None:
         self.drive(60.0, lambda now: 0.4 if now < 20 else 0.02)
         self.assertEqual(self.core.advised(Item("cam", 1, 10.0, self.now)), 10.0)

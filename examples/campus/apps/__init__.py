@@ -1,0 +1,1 @@
+"""What runs in the campus's containers, and what its cameras share with it."""

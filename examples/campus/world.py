@@ -1,0 +1,179 @@
+"""The campus's machines: three edge nodes and three cameras on one LAN behind NAT, the cloud, and a node in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from examples.demo.world import CHECKOUT, Edge, World
+from examples.images import PYTHON, build_image
+from tests.lab.daemon import Daemon
+from tests.lab.internet import Internet, Nat, Site
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import wait_until
+
+EDGES = ("edge-1", "edge-2", "edge-3")
+CLOUD = "cloud-1"
+SITE = "campus"
+SITE_PORT = 4443
+MANIFEST = Path(__file__).parent / "manifests/campus.yaml"
+PLACEMENTS = {"balanced": ("here", "site", "cloud"), "all edge": ("here", "site"), "all cloud": ("cloud",)}
+
+UPLINK = "8mbit"
+POOR = "500kbit"
+"""What goes out of the site, as tc(8) writes it. A frame has 154 kbit."""
+
+
+class _NoNat(Nat):
+    """The cloud's machines are behind none."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+
+
+def images() -> dict[str, Path]:
+    """The balancer's image, as any deployment would have it; and the detector's: Python and NumPy."""
+    here = Path(__file__).parent
+    files = {
+        "/app/examples/campus/__init__.py": here / "__init__.py",
+        "/app/examples/campus/apps": here / "apps",
+    }
+    return {
+        "balancer:example": build_image(
+            "balancer", debs=PYTHON, wheels=["twisted"], files={"/app/balancer": CHECKOUT / "balancer"}
+        ),
+        "campus:example": build_image("campus", debs=(*PYTHON, "libstdc++6"), wheels=["numpy"], files=files),
+    }
+
+
+class CampusWorld(World):
+    """Everything but what the story starts: the cloud's process, the agents, the pods; the cameras wait."""
+
+    def __init__(self) -> None:
+        super().__init__((*EDGES, CLOUD), edge_options=("--heartbeat", "10s", "--probe", "2s"))
+        try:
+            self.site = self.net.sites[0]
+            for edge in self.edges:
+                if edge.name in EDGES:
+                    edge.options = (*edge.options, "--site-listen", str(SITE_PORT))
+            self._load_images()
+            self.uplink(UPLINK)
+            self.cameras = [self._camera(number) for number in range(1, len(EDGES) + 1)]
+        except BaseException:
+            self.close()
+            raise
+
+    def _internet(self, nodes: int) -> Internet:
+        return Internet(sites=1, nodes_per_site=len(EDGES))
+
+    def _places(self) -> Sequence[Site]:
+        site = self.net.sites[0]
+        at_site = [Site(site.name, site.public_address, site.nat, [node]) for node in site.nodes]
+        return [*at_site, Site("cloud", self.net.vm_address, _NoNat(self.net.vm), [self.net.vm])]
+
+    def _load_images(self) -> None:
+        changes = ["ENV PYTHONPATH=/app", "ENV PYTHONUNBUFFERED=1", "ENV PATH=/usr/bin:/bin"]
+        found = images()
+
+        def load(edge: Edge) -> None:
+            for reference, rootfs in found.items():
+                edge.engine.load_image(reference, rootfs, changes)
+
+        with ThreadPoolExecutor(len(self.edges)) as pool:
+            list(pool.map(load, self.edges))
+
+    def _camera(self, number: int) -> Daemon:
+        place = self.net.namespace(f"camera-{number}")
+        place.plug("eth0", self.net.switch, "lan1", f"s1-cam{number}", f"192.168.1.{50 + number}/24")
+        self._control(number).write_text(json.dumps({"rate": 0}))
+        # Its own node first, then its neighbours.
+        order = [(number - 1 + step) % len(EDGES) for step in range(len(EDGES))]
+        balancers = [f"{self.address(index)}:8080" for index in order]
+        files = [str(self._control(number)), str(self.path / f"camera-{number}.jsonl")]
+        command = [sys.executable, "-m", "examples.campus.camera", str(number), *files, *balancers]
+        camera = Daemon(f"camera-{number}", command, namespace=place, cwd=CHECKOUT)
+        self._kept.callback(camera.close)
+        camera.start()
+        return camera
+
+    def _control(self, number: int) -> Path:
+        return self.path / f"camera-{number}.json"
+
+    def address(self, index: int) -> str:
+        """Of the edge node on its LAN."""
+        return f"192.168.1.{11 + index}"
+
+    def edge(self, name: str) -> Edge:
+        return next(edge for edge in self.edges if edge.name == name)
+
+    def rates(self, rates: Sequence[float]) -> None:
+        """Tell the cameras how many frames a second to send."""
+        for number, rate in enumerate(rates, 1):
+            fresh = self._control(number).with_suffix(".new")
+            fresh.write_text(json.dumps({"rate": rate}))
+            fresh.rename(self._control(number))
+
+    def uplink(self, rate: str) -> None:
+        """How much goes out of the site."""
+        shape = [
+            "tc",
+            "qdisc",
+            "replace",
+            "dev",
+            "wan",
+            "root",
+            "tbf",
+            "rate",
+            rate,
+            "burst",
+            "16kb",
+            "latency",
+            "400ms",
+        ]
+        self.site.nat.namespace.run(shape)
+
+    def frames(self) -> list[dict[str, Any]]:
+        """What came of every frame so far, with its camera."""
+        return [{**frame, "camera": camera} for camera, frames in self.by_camera().items() for frame in frames]
+
+    def by_camera(self) -> dict[str, list[dict[str, Any]]]:
+        found = {}
+        for number in range(1, len(EDGES) + 1):
+            path = self.path / f"camera-{number}.jsonl"
+            lines = path.read_text().split("\n")[:-1] if path.exists() else []
+            found[f"camera-{number}"] = [json.loads(line) for line in lines]
+        return found
+
+    def balancer(self, index: int) -> dict[str, Any]:
+        """What the balancer of an edge node tells of itself, asked by a machine on its LAN."""
+        url = f"http://{self.address(index)}:8080/status"
+        asked = self.site.nat.namespace.run(["timeout", "3", "busybox", "wget", "-q", "-O", "-", url])
+        found: dict[str, Any] = json.loads(asked.stdout)
+        return found
+
+    def workers_up(self, index: int, place: str) -> int:
+        return sum(worker["up"] for worker in self.balancer(index)["workers"] if worker["place"] == place)
+
+    def place_work(self, placement: str) -> None:
+        """Have all balancers follow another policy: the same, with some of its places."""
+        wanted = list(PLACEMENTS[placement])
+        config = self.kubectl.json("get", "configmap", "balancing")
+        policy = json.loads(config["data"]["policy.json"])
+        policy["places"] = [place for place in self.policy["places"] if place["name"] in wanted]
+        patch = {"data": {"policy.json": json.dumps(policy)}}
+        self.kubectl("patch", "configmap", "balancing", "--type=merge", "-p", json.dumps(patch))
+        for index in range(len(EDGES)):
+            what = f"{EDGES[index]} to follow the policy {placement!r}"
+            wait_until(partial(self._follows, index, wanted), 60, what, interval=0.3)
+
+    def _follows(self, index: int, places: list[str]) -> bool:
+        told = self.balancer(index)
+        return told["places"] == places and {worker["place"] for worker in told["workers"]} == set(places)
+
+    policy: dict[str, Any]
+    """As in the manifest; read from the cloud once it is there."""
