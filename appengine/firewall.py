@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -43,7 +44,7 @@ def table(place: NodeNetwork, ports: Sequence[HostPort]) -> str:
     """The commands that replace our table, for ``nft -f -``."""
     name = table_name(place)
     script = f"add table inet {name}\ndelete table inet {name}\n"
-    return script + f"table inet {name} {{\n{_masquerade(place)}{_host_ports(ports)}}}\n"
+    return script + f"table inet {name} {{\n{_masquerade(place)}{_host_ports(ports)}{_no_way_to_loopback(place)}}}\n"
 
 
 def no_table(place: NodeNetwork) -> str:
@@ -63,8 +64,16 @@ def _masquerade(place: NodeNetwork) -> str:
             f"    {family} saddr {{ {sources} }} {family} daddr != {{ {', '.join(inside)} }} "
             f'oifname != {{ "{place.interface}", "{bridge_name(place)}" }} masquerade'
         )
+    # What the node asks a host port of its loopback address.
+    rules.append(f'    ip saddr 127.0.0.0/8 oifname "{bridge_name(place)}" masquerade')
     text = "\n".join(rules)
     return f"  chain postrouting {{\n    type nat hook postrouting priority srcnat;\n{text}\n  }}\n"
+
+
+def _no_way_to_loopback(place: NodeNetwork) -> str:
+    """Pods are kept from the node's loopback addresses, to which ``route_localnet`` would let them (CVE-2020-8558)."""
+    rule = f'iifname "{bridge_name(place)}" ip daddr 127.0.0.0/8 drop'
+    return f"  chain martians {{\n    type filter hook prerouting priority raw;\n    {rule}\n  }}\n"
 
 
 def _merged(subnets: Sequence[IPv4Network | IPv6Network]) -> list[str]:
@@ -183,6 +192,8 @@ def _set(place: NodeNetwork, ports: frozenset[HostPort], before: NodeNetwork | N
         done = _run(["nft", "-f", "-"], table(place, sorted(ports)))
         if done.returncode:
             problems.append(f"pods may have no way out of the network: nft: {done.stderr.strip()[:500]}")
+    if any(ip_address(port.pod_ip).version == 4 for port in ports):
+        problems.extend(_route_loopback(place))
     for tool in _tools(place):
         for rule in accept_rules(place):
             if _run([tool, "-w", "-C", _USER_CHAIN, *rule]).returncode:
@@ -190,6 +201,20 @@ def _set(place: NodeNetwork, ports: frozenset[HostPort], before: NodeNetwork | N
                 if done.returncode:
                     problems.append(f"pods may not be reached past Docker's rules: {tool}: {done.stderr.strip()[:500]}")
     return problems
+
+
+def _route_loopback(place: NodeNetwork) -> list[str]:
+    """Let what goes to a loopback address of the node out to a pod."""
+    setting = Path(f"/proc/sys/net/ipv4/conf/{bridge_name(place)}/route_localnet")
+    try:
+        if setting.read_text().strip() != "1":
+            setting.write_text("1")
+    except FileNotFoundError:
+        # The bridge comes and goes with the pods' network.
+        return []
+    except OSError as error:
+        return [f"host ports do not answer at 127.0.0.1: {error}"]
+    return []
 
 
 def _unset(place: NodeNetwork, keep_table: bool) -> None:

@@ -45,7 +45,7 @@ All of this works with no cloud at all.
 - **Pressure**, as with a kubelet: memory below 100 MiB, disk below 10 % or inodes below 5 % free, processes above 95 %.
   Unused images go first, from 85 % of the disk on; then pods, one at a time: those over their requests first, then by
   priority. A condition ends five minutes after it was last true.
-- **Host ports** lead to the pod from other machines and from the node's own addresses, not from its `127.0.0.1`.
+- **Host ports** lead to the pod from other machines and from the node itself, at its `127.0.0.1` too. (Not at `::1`.)
 
 ## Fields
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from typing import Any
 
 from tests.integration.engine_world import Json, pod_manifest
@@ -104,10 +105,34 @@ class NetworkTests(AgentTestCase):
             return self.curl(self.net.sites[0].nat.namespace, "192.168.1.11", 8080) == "hello\n"
 
         wait_until(open_, 20, "the host port answers")
-        self.assertEqual(self.curl(self.namespace, "192.168.1.11", 8080), "hello\n")
+        for address in ("192.168.1.11", "127.0.0.1"):
+            self.assertEqual(self.curl(self.namespace, address, 8080), "hello\n", address)
         self.delete(web)
         wait_until(lambda: not self.containers(), 20, "the pod is gone")
         wait_until(lambda: not open_(), 10, "the host port is closed")
+
+    def test_loopback_of_the_node_is_closed_to_pods(self) -> None:
+        """Host ports at 127.0.0.1 need packets to loopback addresses let through; not those of pods."""
+        self.web("web", ports=[{"containerPort": 80, "hostPort": 8080}])
+        wait_until(lambda: self.curl(self.namespace, "127.0.0.1", 8080) == "hello\n", 20, "the host port answers")
+        server = self.namespace.popen([sys.executable, "-c", _MIRROR.replace('("", 8000)', '("127.0.0.1", 9000)')])
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        wait_until(lambda: self.curl(self.namespace, "127.0.0.1", 9000) == "127.0.0.1", 10, "the node's own server")
+        with closing(self.docker.client()) as client:
+            pid = client.api.inspect_container(next(iter(self.containers())))["State"]["Pid"]
+        # As a mighty pod might do it: its own loopback address is away, and the node is the way there.
+        commands = (
+            "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip address delete 127.0.0.1/8 dev lo; "
+            "ip route add 127.0.0.1/32 via 10.192.7.1"
+        )
+        inside = ["nsenter", "--target", str(pid), "--net"]
+        self.namespace.run([*inside, "sh", "-c", commands])
+        address = self.pods()["web"]["podIP"]
+        ask = [*inside, "curl", "-s", "-m", "2", "--interface", address, "http://127.0.0.1:9000/"]
+        self.assertEqual(self.namespace.run(ask, check=False).stdout, "")
+        self.namespace.run(["nft", "flush", "chain", "inet", "kubebus-kb0-pods", "martians"])
+        self.assertEqual(self.namespace.run(ask, check=False).stdout, address, "it is our rule that stops it")
 
     def test_pods_share_localhost_and_reach_each_other(self) -> None:
         both = pod_manifest("both", command=["sh", "-c", HTTPD])
