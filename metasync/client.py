@@ -40,6 +40,7 @@ class SyncClientService(Service):
     :param store: the node's own. It is complete without the service.
     :param jitter: a number from 0 to 1, at random.
     :param longest_wait: the longest pause between attempts, in seconds.
+    :ivar lineage: marks the store's history; :ivar stamper: stamps its data.
     """
 
     log = Logger()
@@ -62,8 +63,8 @@ class SyncClientService(Service):
         self._node = node
         self._jitter = jitter
         self._longest_wait = longest_wait
-        self._lineage = Lineage(store, network, node)
-        self._stamper = Stamper(store, network, node)
+        self.lineage = Lineage(store, network, node)
+        self.stamper = Stamper(store, network, node)
         self._session: SyncSession | None = None
         self._last: list[dict[str, Any]] = []
         self._synced = 0
@@ -79,8 +80,8 @@ class SyncClientService(Service):
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()  # type: ignore[no-untyped-call]
-        self._lineage.stop()
-        self._stamper.stop()
+        self.lineage.stop()
+        self.stamper.stop()
         task, self._task = self._task, None
         if self._session is not None:
             self._session.broken(ConnectionAbortedError("the node stops"))
@@ -118,11 +119,11 @@ class SyncClientService(Service):
             return SyncSession(self._reactor, "the cloud", Hello(), self._feeds, over)
 
         try:
-            if not self._lineage.started:
-                await self._lineage.start()
+            if not self.lineage.started:
+                await self.lineage.start()
                 await self._load_scopes()
-            if not self._stamper.started:
-                await self._stamper.start()
+            if not self.stamper.started:
+                await self.stamper.start()
             session = await self._endpoint.connect(_factory(build))
             assert isinstance(session, SyncSession)
         except CancelledError:
@@ -138,7 +139,7 @@ class SyncClientService(Service):
 
     def _feeds(self, outlet: Outlet, scopes: Sequence[str]) -> Feeds:
         keys = NodeKeys(self._network, self._node)
-        reported = SourceFeed("reported", self._store, keys.reported.encode(), self._lineage, outlet)
+        reported = SourceFeed("reported", self._store, keys.reported.encode(), self.lineage, outlet)
         cursor = cursor_key(self._network, self._node, "desired")
         desired = TargetFeed("desired", self._store, keys.desired.encode(), cursor, outlet)
         if set(scopes) != set(self._scopes):
@@ -146,12 +147,17 @@ class SyncClientService(Service):
             spawn(self._save_scopes(), self._not_saved)
         feeds = Feeds({"reported": reported}, {"desired": desired})
         for scope in scopes:
-            add_data_feeds(feeds, scope, self._store, self._stamper, self._lineage, self._node, outlet)
+            add_data_feeds(feeds, scope, self._store, self.stamper, self.lineage, self._node, outlet)
         return feeds
 
     @property
     def connected(self) -> bool:
         return self._session is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the store's history is marked and its data stamped, so that it can be synced with anybody."""
+        return self.lineage.started and self.stamper.started
 
     def scopes(self) -> tuple[str, ...]:
         """The scopes of application data that this node shares in, as last heard from the cloud."""

@@ -28,6 +28,11 @@ class Cursor:
     nonce: str
     revision: int
 
+    @property
+    def partial(self) -> bool:
+        """The target has taken only a part of what makes it agree with the source: it stands at no place in history."""
+        return not self.revision
+
     def token(self) -> bytes:
         return json.dumps([self.identity, self.nonce, self.revision], separators=(",", ":")).encode()
 

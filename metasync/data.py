@@ -116,6 +116,8 @@ def _weighed(change: Change) -> Change:
 class DataTarget(TargetFeed):
     """Merges what comes for a scope, and remembers who lost."""
 
+    stages = False
+
     def __init__(
         self, scope: str, store: Store, stamper: Stamper, node: str, outlet: Outlet, echoes: Echoes, max_bytes: int
     ) -> None:

@@ -6,7 +6,7 @@ All calls are made on the reactor thread. None blocks it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from metasync.model import Compare, KeyRange, Lease, Op, RangeResult, TxnResult, WatchBatch
 
@@ -66,6 +66,26 @@ class WatchObserver(Protocol):
 class Watch(Protocol):
     def cancel(self) -> None:
         """Stop. No call of the observer follows. Cancelling twice is harmless."""
+
+
+class Stage(Protocol):
+    """One transaction that is gathered bit by bit, outside of memory, however large. Of puts and single deletions."""
+
+    async def add(self, ops: Sequence[Op]) -> None:
+        """The next operations. They need not have been waited for before the next call."""
+
+    async def commit(self, compares: Sequence[Compare]) -> TxnResult:
+        """Do everything as one revision if every compare holds, else nothing. Results are not told."""
+
+    def discard(self) -> None:
+        """It will not be used."""
+
+
+@runtime_checkable
+class Stageable(Protocol):
+    """A store that has stages too. It is not limited in what one transaction may have."""
+
+    def stage(self) -> Stage: ...
 
 
 class Leases(Protocol):

@@ -79,6 +79,10 @@ class Lineage(WatchObserver):
         """The cursor of a place in this history, for a target to keep."""
         return Cursor(self.identity, newest_mark(self._marks, revision) or "", revision).token()
 
+    def no_place(self) -> bytes:
+        """A cursor for a target that holds a part of a difference. Who resumes with it compares everything."""
+        return Cursor(self.identity, "", 0).token()
+
     async def place(self, token: bytes | None) -> int | None:
         """The revision of a cursor, or ``None`` if it is not in this store's history.
 

@@ -5,7 +5,7 @@ Pure: the rows may stand in a dictionary or in a database.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -54,6 +54,8 @@ class Outcome:
 
     result: TxnResult
     events: tuple[Event, ...] = ()
+    unwatched: bool = False
+    """Whether there were more events, which nobody watches."""
 
 
 def holds(compare: Compare, row: KeyValue | None) -> bool:
@@ -181,6 +183,26 @@ def run_txn(
     results = tuple(run.do(op) for op in (success if succeeded else failure))
     final = revision + 1 if run.events else revision
     return Outcome(TxnResult(succeeded, final, results), tuple(run.events))
+
+
+def run_long(
+    rows: Rows, revision: int, compares: Sequence[Compare], ops: Iterable[Op], watched: Callable[[bytes], bool]
+) -> Outcome:
+    """Like :func:`run_txn`, of operations that are read one by one, and nothing is kept but the events watched.
+
+    That no key is written twice is left to the rows.
+    """
+    if not all(holds(compare, rows.get(compare.key)) for compare in compares):
+        return Outcome(TxnResult(False, revision))
+    run = _Run(rows, revision + 1)
+    kept: list[Event] = []
+    changed = False
+    for op in ops:
+        run.do(op)
+        changed = changed or bool(run.events)
+        kept += [event for event in run.events if watched(event.kv.key)]
+        run.events.clear()
+    return Outcome(TxnResult(True, revision + changed), tuple(kept), changed and not kept)
 
 
 def batches_of(events: Iterable[Event], keys: KeyRange) -> list[WatchBatch]:

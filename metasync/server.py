@@ -49,6 +49,16 @@ def default_scopes(node: str) -> tuple[str, ...]:
     return "all", f"node.{node}"
 
 
+def scopes_by_site(site_of: Callable[[str], str | None]) -> Callable[[str], Sequence[str]]:
+    """As :func:`default_scopes`, and data of the node's site, if it has one."""
+
+    def scopes(node: str) -> Sequence[str]:
+        site = site_of(node)
+        return default_scopes(node) if site is None else (*default_scopes(node), f"site.{site}")
+
+    return scopes
+
+
 class SyncServerFactory(ServerFactory):
     """Makes a session for each node that opens a stream to the sync.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from twisted.internet.interfaces import IDelayedCall
@@ -13,6 +14,7 @@ from metasync.feeds import FeedStatus, Outlet, spawn
 from metasync.interfaces import Compacted, Store, StoreError, Watch, WatchObserver
 from metasync.lineage import Lineage
 from metasync.model import KeyRange, KeyValue, WatchBatch
+from metasync.steps import Row, Step, plan
 from metasync.wire import PART, Ack, Changes, Entries, Held, ProtocolError, Reconcile, Subscribe
 
 _PAGE = 500
@@ -24,6 +26,9 @@ _CATCH_UP = 1.0
 """Seconds that changes wait for more to fold with: live ones, and those of the past."""
 
 _MAX_ITEMS = 64 << 20
+_FORGOTTEN = 256
+"""Bytes in a transaction of the target that are reckoned for each key to be deleted, of which we know a hash only."""
+
 _IDLE_REVISIONS = 100
 """An idle cursor is moved on only when the source is so far ahead: moving it costs the target a write."""
 
@@ -49,7 +54,9 @@ class SourceFeed(WatchObserver):
         self._pending = Pending(0, self._limits)
         self._watch: Watch | None = None
         self._acked: int | None = None
-        self._sent: tuple[int, bytes] | None = None
+        self._sent: tuple[int | None, bytes] | None = None
+        self._steps: deque[Step] = deque()
+        self._oldest = 0
         self._comparison: Comparison | None = None
         self._timer: IDelayedCall | None = None
         self._caught_up = False
@@ -152,6 +159,7 @@ class SourceFeed(WatchObserver):
         self._watch = None
         if isinstance(error, Compacted):
             self._lost = True
+            self._oldest = error.compact_revision
             self._flush()
         else:
             self._outlet.broken(error)
@@ -214,6 +222,10 @@ class SourceFeed(WatchObserver):
         if self._sent is None or message.cursor != self._sent[1]:
             raise ProtocolError(f"{self._name}: an Ack of what was not sent")
         self._acked, self._sent = self._sent[0], None
+        if self._steps and self._comparison is not None:
+            self._busy = True
+            self._spawn(self._send_step(self._comparison))
+            return
         self.status.last_synced = self._outlet.seconds()
         self.status.pending_since = None
         if self.status.state == "reconciling":
@@ -237,20 +249,23 @@ class SourceFeed(WatchObserver):
         self._unwatch()
         self._subscribed = self._busy = False
         self._comparison = self._stuck = None
+        self._steps.clear()
         self.status.state, self.status.error = "held", str(error)
         self._outlet.send(Held(self._name, str(error)))
 
     # Reconciliation
 
-    async def _reconcile(self, base: int | None, empty: bool) -> None:
+    async def _reconcile(self, base: int | None, empty: bool, at: int = 0, in_steps: bool = False) -> None:
         """Send what the target lacks, without the history that would tell.
 
         :param base: the revision whose state the target holds, or ``None`` if it may hold anything.
+        :param at: the revision up to which (0: now).
+        :param in_steps: whether it is to be cut where it may be, for it is more than one transaction.
         """
         self._busy = True
         self.status.state = "reconciling"
-        self._comparison = comparison = Comparison(base)
-        comparison.revision = (await self._store.range(self._keys, limit=1, keys_only=True)).revision
+        self._comparison = comparison = Comparison(base, in_steps)
+        comparison.revision = at or (await self._store.range(self._keys, limit=1, keys_only=True)).revision
         self._follow(comparison.revision)
         self.status.state = "reconciling"
         if empty:
@@ -281,9 +296,13 @@ class SourceFeed(WatchObserver):
             self._spawn(self._send_difference(comparison))
 
     async def _send_difference(self, comparison: Comparison, everything: bool = False) -> None:
+        if comparison.in_steps:
+            await self._begin_steps(comparison)
+            return
         total = Delta(comparison.revision)
         forget = b"".join(comparison.theirs - comparison.ours)
-        ops, size = len(forget) // ITEM, len(forget)
+        ops = len(forget) // ITEM
+        size = ops * _FORGOTTEN
         part = Delta(comparison.revision)
         async for kv in self._rows(comparison.revision, min_mod_revision=(comparison.base or 0) + 1):
             key = self._key(kv)
@@ -301,14 +320,63 @@ class SourceFeed(WatchObserver):
         if self._stopped:
             return
         if not self._limits.fits(ops, size):
-            what = f"the difference up to revision {comparison.revision}"
-            self._hold(DoesNotFit(what, ops, size, self._limits))
+            await self._compare_again(comparison)
             return
         for offset in range(0, len(forget), PART):
             self._outlet.send(Changes(self._name, (), forget[offset : offset + PART]))
         self._outlet.send(Changes(self._name, tuple(part.changes.values())))
         self._comparison = None
         self._finish(comparison.revision)
+
+    async def _compare_again(self, comparison: Comparison) -> None:
+        """The difference is too large. Go as far as history must be skipped, or else in steps."""
+        base, oldest = comparison.base, self._oldest
+        nearer = oldest if (base or 0) < oldest < comparison.revision else 0
+        at = nearer or (comparison.revision if comparison.revision == oldest else 0)
+        await self._reconcile(base, False, at, in_steps=not nearer)
+
+    async def _begin_steps(self, comparison: Comparison) -> None:
+        rows = []
+        async for kv in self._rows(comparison.revision, min_mod_revision=(comparison.base or 0) + 1):
+            key = self._key(kv)
+            if comparison.lacks(key, kv):
+                rows.append(Row(kv.mod_revision, key, Change(key, kv.value).size))
+        if self._stopped:
+            return
+        try:
+            self._steps.extend(plan(rows, sorted(comparison.theirs - comparison.ours), self._limits))
+        except DoesNotFit as error:
+            self._hold(error)
+            return
+        self.log.info(
+            "{prefix}: a difference of {count} keys is applied in {steps} transactions",
+            prefix=self._prefix.decode(),
+            count=len(rows),
+            steps=len(self._steps),
+        )
+        await self._send_step(comparison)
+
+    async def _send_step(self, comparison: Comparison) -> None:
+        step = self._steps.popleft() if self._steps else Step(())
+        changes = []
+        for key in step.keys:
+            found = await self._store.range(KeyRange.single(self._prefix + key), revision=comparison.revision)
+            changes += [Change(key, kv.value) for kv in found.kvs]
+        for part in _parts(changes):
+            self._outlet.send(Changes(self._name, part))
+            await self._outlet.ready()
+        forget = b"".join(step.forget)
+        for offset in range(0, len(forget), PART):
+            self._outlet.send(Changes(self._name, (), forget[offset : offset + PART]))
+        if self._stopped:
+            return
+        if not self._steps:
+            self._comparison = None
+            self._finish(comparison.revision)
+            return
+        self._busy = False
+        self._sent = (self._acked, self._lineage.no_place())
+        self._outlet.send(Changes(self._name, (), b"", self._sent[1]))
 
     async def _rows(self, revision: int, keys_only: bool = False, min_mod_revision: int = 0) -> AsyncIterator[KeyValue]:
         rest = self._keys
@@ -342,8 +410,9 @@ class Comparison:
     its revision, and items are keys. What the target has and the source has not was deleted since.
     """
 
-    def __init__(self, base: int | None) -> None:
+    def __init__(self, base: int | None, in_steps: bool = False) -> None:
         self.base = base
+        self.in_steps = in_steps
         self.revision = 0
         self.digests = Digests(1)
         self.differing: set[int] = set()

@@ -22,6 +22,7 @@ from metasync.model import Compare, KeyRange, Lease, Op, RangeResult, TxnResult
 from metasync.mvcc import Outcome, check_size
 from metasync.sqlite_file import SQLiteFile
 from metasync.sqlite_rescue import open_or_rescue
+from metasync.sqlite_stage import SQLiteStage
 from metasync.watching import History, Watches
 
 _T = TypeVar("_T")
@@ -117,6 +118,9 @@ class SQLiteStore:
         outcome = await self._ask(lambda file: file.txn(compares, success, failure), writes=True)
         return outcome.result
 
+    def stage(self) -> SQLiteStage:
+        return SQLiteStage(self.path.parent, self._ask, self._watches.watched)
+
     def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> Watch:
         return self._watches.add(keys, start_revision, observer)
 
@@ -185,7 +189,7 @@ class SQLiteStore:
     def _finished(self, jobs: list[_Job[Any]]) -> None:
         """On the reactor's thread: tell watchers of what was committed, then those who asked."""
         for job in jobs:
-            if isinstance(job.outcome, Outcome) and job.outcome.events:
+            if isinstance(job.outcome, Outcome) and (job.outcome.events or job.outcome.unwatched):
                 self._watches.committed(job.outcome.result.revision, job.outcome.events)
         for job in jobs:
             job.done(job.outcome)
@@ -289,7 +293,7 @@ class SQLiteStore:
     def _failure(self, error: Exception) -> Failure:
         if isinstance(error, StoreError):
             return Failure(error)  # type: ignore[no-untyped-call]
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, sqlite3.Error | OSError):
             self.log.failure("{path}: a call of the store failed", path=self.path)
         return Failure(StoreUnavailable(_explain(self.path, error)))  # type: ignore[no-untyped-call]
 
@@ -309,7 +313,7 @@ def _explain(path: Path, error: Exception) -> str:
     text = str(error)
     if "locked" in text:
         return f"{path} is in use by another process; stop it, or name another file"
-    if "full" in text:
+    if "full" in text or "No space left" in text:
         return f"{path}: the disk is full; free some space"
     if "readonly" in text or "read-only" in text.lower() or _on_read_only_disk(path):
         return f"{path} cannot be written: the file or its disk is read-only"

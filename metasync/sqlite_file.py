@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
 from zlib import crc32
@@ -17,7 +17,7 @@ from zlib import crc32
 from metasync.interfaces import Compacted, FutureRevision, StoreError
 from metasync.leases import Clock, Lessor
 from metasync.model import Compare, Delete, Event, EventType, KeyRange, KeyValue, Lease, Op, RangeResult
-from metasync.mvcc import Outcome, batches_of, run_txn, tombstone
+from metasync.mvcc import Outcome, batches_of, run_long, run_txn, tombstone
 from metasync.watching import History
 
 FORMAT = 2
@@ -220,6 +220,22 @@ class SQLiteFile:
             if self._db.in_transaction:  # a full disk may have ended it
                 self._db.execute("ROLLBACK TO one")
                 self._db.execute("RELEASE one")
+            raise
+        self._db.execute("RELEASE one")
+        self.revision = outcome.result.revision
+        return outcome
+
+    def long_txn(self, compares: Sequence[Compare], ops: Iterable[Op], watched: Callable[[bytes], bool]) -> Outcome:
+        """See :func:`metasync.mvcc.run_long`."""
+        self._db.execute("SAVEPOINT one")
+        try:
+            outcome = run_long(self._rows, self.revision, compares, ops, watched)
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO one")
+                self._db.execute("RELEASE one")
+            if isinstance(error, sqlite3.IntegrityError):
+                raise StoreError("a key is written twice in one transaction") from error
             raise
         self._db.execute("RELEASE one")
         self.revision = outcome.result.revision

@@ -10,7 +10,7 @@ from metasync.cursor import Cursor, InvalidCursor
 from metasync.delta import Change
 from metasync.digest import ITEM, Digests, bucket_of, item_of, pack_buckets
 from metasync.feeds import FeedStatus, Outlet, Overtaken, spawn
-from metasync.interfaces import Store, TxnTooLarge
+from metasync.interfaces import Stage, Stageable, Store, TxnTooLarge
 from metasync.model import Compare, Delete, KeyRange, KeyValue, Op, Put
 from metasync.wire import PART, Ack, Changes, Entries, Held, ProtocolError, Reconcile, Subscribe
 
@@ -19,8 +19,13 @@ _CURSOR_BYTES = 4096
 """Room left in a transaction for the cursor."""
 
 _RETRY_TICKS = 5
+_IN_MEMORY = 1 << 20
+"""So many bytes of a delta are held in memory; the rest is staged, where the store can do that."""
+
 DEFAULT_MAX_BYTES = 256 << 20
-"""A delta is held in memory until it is whole."""
+STAGED_MAX_BYTES = 1 << 40
+STAGED_MAX_OPS = 1 << 32
+"""The largest delta: where all of it is held in memory until it is whole, and where it is staged."""
 
 
 class TargetFeed:
@@ -31,6 +36,8 @@ class TargetFeed:
     """
 
     log = Logger()
+    stages = True
+    """Whether a large delta may be staged: it is written as it comes."""
 
     def __init__(
         self,
@@ -39,9 +46,15 @@ class TargetFeed:
         prefix: bytes,
         cursor_key: bytes,
         outlet: Outlet,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int = 0,
     ) -> None:
-        self._max_bytes = min(max_bytes, store.max_request_bytes)
+        """:param max_bytes: the largest delta to take (0: as large as the store and memory allow)."""
+        self._staging = store if self.stages and isinstance(store, Stageable) else None
+        most = STAGED_MAX_BYTES if self._staging else min(DEFAULT_MAX_BYTES, store.max_request_bytes)
+        self._max_bytes = min(max_bytes or most, most)
+        self._stage: Stage | None = None
+        self._rewritten: set[bytes] = set()
+        self._count = 0
         self.status = FeedStatus(name, "receiving")
         self._name = name
         self._store = store
@@ -52,7 +65,7 @@ class TargetFeed:
         self._outlet = outlet
         self._changes: dict[bytes, Change] = {}
         self._forget: set[bytes] = set()
-        self._bytes = 0
+        self._bytes = self._unstaged = 0
         self._items: dict[bytes, bytes] = {}
         self._busy = True
         self._held_ticks = 0
@@ -63,6 +76,7 @@ class TargetFeed:
 
     def stop(self) -> None:
         self._stopped = True
+        self._forget_parts()
 
     def received(self, message: Reconcile | Changes | Held) -> None:
         """:raises ProtocolError: if the message makes no sense now."""
@@ -100,7 +114,7 @@ class TargetFeed:
 
     def _max_ops(self) -> int:
         """How many changes one transaction holds beside the cursor."""
-        return self._store.max_txn_ops - 1
+        return (STAGED_MAX_OPS if self._staging else self._store.max_txn_ops) - 1
 
     def _held(self, message: Held) -> None:
         self.log.error("sync of {prefix} is held up: {reason}", prefix=self._prefix.decode(), reason=message.reason)
@@ -113,14 +127,27 @@ class TargetFeed:
     def _part(self, message: Changes) -> None:
         for change in message.changes:
             self._changes[change.key] = change
-            self._bytes += len(change.key) + len(change.value or b"")
+            size = len(change.key) + len(change.value or b"")
+            self._bytes += size
+            self._unstaged += size
+            if self._items:  # what is to be forgotten may be written anew, in this transaction or in one before
+                self._rewritten.add(change.key)
+        self._count += len(message.changes)
         for offset in range(0, len(message.forget), ITEM):
             self._forget.add(message.forget[offset : offset + ITEM])
-        if self._bytes > self._max_bytes or len(self._changes) > self._store.max_txn_ops:
+        if self._bytes > self._max_bytes or self._count > self._max_ops() + 1:
             raise ProtocolError(f"{self._name}: a delta is larger than this store takes")
+        if self._staging is not None and self._unstaged > _IN_MEMORY:
+            self._stage = self._stage or self._staging.stage()
+            self._put_aside(self._stage)
         if message.cursor is not None:
             self._busy = True
             self._spawn(self._apply(message.cursor))
+
+    def _put_aside(self, stage: Stage) -> None:
+        ops = [self._op(change) for change in self._changes.values()]
+        self._changes, self._unstaged = {}, 0
+        self._spawn(stage.add(ops))
 
     async def _apply(self, token: bytes) -> None:
         await self._outlet.admit()
@@ -131,6 +158,8 @@ class TargetFeed:
         except TxnTooLarge as error:
             raise ProtocolError(f"{self._name}: {error}") from error
         self._note(token)
+        if not _is_partial(token):
+            self._items, self._rewritten = {}, set()
         self.status.last_synced = self._outlet.seconds()
         self._busy = False
         if not self._stopped:
@@ -140,25 +169,35 @@ class TargetFeed:
         """Write the delta and the cursor as one. Returns the revision."""
         guard = Compare.unchanged(self._cursor_key, self._cursor_mod)
         ops = [*self._ops(), Put(self._cursor_key, token)]
+        stage, self._stage = self._stage, None
         self._forget_parts()
-        result = await self._store.txn([guard], ops)
+        if stage is not None:
+            self._spawn(stage.add(ops))
+            result = await stage.commit([guard])
+        else:
+            result = await self._store.txn([guard], ops)
         if not result.succeeded:
             raise Overtaken(f"another session has moved the cursor of {self._prefix.decode()}")
         return result.revision
 
     def _ops(self) -> list[Op]:
-        ops: list[Op] = []
-        for change in self._changes.values():
-            key = self._prefix + change.key
-            ops.append(Delete.single(key) if change.value is None else Put(key, change.value))
+        ops = [self._op(change) for change in self._changes.values()]
         for item in self._forget:
             forgotten = self._items.get(item)
-            if forgotten is not None and forgotten not in self._changes:
+            if forgotten is not None and forgotten not in self._rewritten:
                 ops.append(Delete.single(self._prefix + forgotten))
         return ops
 
+    def _op(self, change: Change) -> Op:
+        key = self._prefix + change.key
+        return Delete.single(key) if change.value is None else Put(key, change.value)
+
     def _forget_parts(self) -> None:
-        self._changes, self._forget, self._items, self._bytes = {}, set(), {}, 0
+        self._changes, self._forget = {}, set()
+        self._bytes = self._unstaged = self._count = 0
+        if self._stage is not None:
+            self._stage.discard()
+            self._stage = None
 
     def _note(self, token: bytes | None) -> None:
         self.status.error = None
@@ -172,11 +211,12 @@ class TargetFeed:
 
     async def _compare(self, message: Reconcile) -> None:
         """Tell the source which buckets differ, and what is in them."""
+        self._forget_parts()  # of a difference that was given up
         mine = Digests(message.buckets)
         async for key, kv in self._rows(message.values):
             mine.add(key, item_of(key, kv.value if message.values else None))
         differing = mine.differing(message.digests)
-        self._items = {}
+        self._items, self._rewritten = {}, set()
         if differing:
             async for key, kv in self._rows(message.values):
                 if bucket_of(key, message.buckets) in differing:
@@ -211,3 +251,10 @@ class TargetFeed:
     def _broken(self, error: Exception) -> None:
         if not self._stopped:
             self._outlet.broken(error)
+
+
+def _is_partial(token: bytes) -> bool:
+    try:
+        return Cursor.parse(token).partial
+    except InvalidCursor:
+        return False

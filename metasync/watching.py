@@ -122,6 +122,10 @@ class Watches:
         if watch in self._watches:
             self._watches.remove(watch)
 
+    def watched(self, key: bytes) -> bool:
+        """Whether anybody watches a key. May be asked on any thread."""
+        return any(watch.keys.contains(key) for watch in list(self._watches))
+
     def committed(self, revision: int, events: tuple[Event, ...]) -> None:
         """A revision is durable: tell who follows. Revisions must come in order."""
         self.revision = revision

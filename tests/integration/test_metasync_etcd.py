@@ -163,6 +163,35 @@ class SyncOverEtcdTests(TestCase):
         kvs = (await rig.cloud.range(KeyRange.prefix(REPORTED))).kvs
         self.assertEqual((len(kvs), len({kv.mod_revision for kv in kvs})), (300, 1))
 
+    async def test_manyKeysArriveAsOneRevision(self) -> None:
+        """More than is held in memory: it is staged."""
+        rig = await self.rig()
+        await rig.cut()
+        for at in range(0, 3000, 1000):
+            await rig.put(rig.cloud, DESIRED, **{f"k{i}": "x" * 1000 for i in range(at, at + 1000)})
+        rig.factory.stop()  # a new server has no history to send it in parts
+        await deferToThread(rig.etcd.compact)
+        rig.link.server = rig.factory = SyncServerFactory(reactor, rig.cloud, "default")
+        await rig.factory.start()
+        await rig.mend()
+        await rig.agreed()
+        kvs = (await rig.edge.range(KeyRange.prefix(DESIRED))).kvs
+        self.assertEqual((len(kvs), len({kv.mod_revision for kv in kvs})), (3000, 1))
+
+    async def test_reportsLargerThanATransactionOfEtcd(self) -> None:
+        """Two megabytes of the edge, whose history is gone, reach an etcd that takes one and a half at once."""
+        rig = await self.rig()
+        await rig.cut()
+        for i in range(20):
+            last = await rig.put(rig.edge, REPORTED, **{f"k{i}.{j}": f"{i:02}" * 500 for j in range(100)})
+        await rig.edge.compact(last)
+        await rig.mend()
+        await rig.agreed(40)
+        kvs = (await rig.cloud.range(KeyRange.prefix(REPORTED))).kvs
+        together = {(kv.value[:2], kv.mod_revision) for kv in kvs}
+        self.assertEqual((len(kvs), len({value for value, _ in together})), (2000, 20))
+        self.assertEqual(len(together), 20, "no revision of the edge is parted")
+
     async def test_applicationDataIsMergedByAnEtcdWithDefaultLimits(self) -> None:
         """Many small writes on both sides while apart, and forty keys in one transaction, which stay one."""
         rig = await self.rig()

@@ -1,6 +1,7 @@
 """Both ends of a sync as processes that are killed over and over, under a write load; then the histories are compared.
 
-``python -m tests.unit.metasync.crashing FOLDER KILLS SEED``. The ends are forked from this process, which has
+``python -m tests.unit.metasync.crashing FOLDER KILLS SEED [etcd://HOST:PORT]``. With an etcd the cloud's end stands on
+that, which is not killed; else on a file. The ends are forked from this process, which has
 loaded everything but the reactor, so that a start costs milliseconds. Each writes transactions of three keys with one
 number, and appends the number to a file once the store has acknowledged it.
 """
@@ -20,12 +21,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+import metasync.sqlite  # noqa: F401  (before the fork)
 from metasync.client import SyncClientService
-from metasync.interfaces import StoreError, WatchObserver
+from metasync.interfaces import Store, StoreError, WatchObserver
 from metasync.keys import NodeKeys
-from metasync.model import EventType, KeyRange, Put, WatchBatch
+from metasync.model import Compare, EventType, KeyRange, Put, WatchBatch
+from metasync.opening import open_store
 from metasync.server import SyncServerFactory
-from metasync.sqlite import SQLiteStore
 from metasync.testing import Recorder
 
 KEYS = NodeKeys("default", "n1")
@@ -41,50 +43,63 @@ REST_SECONDS = 60
 """So long both sides may take to agree once nobody is killed any more."""
 
 
-def run_cloud(folder: Path, port: int) -> None:
+def run_cloud(folder: Path, port: int, url: str) -> None:
     from twisted.internet import reactor as _reactor
 
     from tests.unit.metasync.pairs import FakeAddress, FakePeer
 
     reactor: Any = _reactor
-    store = SQLiteStore.open(reactor, folder / "cloud.db")
+    store = open_store(reactor, url)
     factory = SyncServerFactory(reactor, store, "default")
     build = factory.buildProtocol
     factory.buildProtocol = lambda addr: build(FakeAddress(FakePeer()))  # type: ignore[method-assign]
-    Deferred.fromCoroutine(factory.start())
+    Deferred.fromCoroutine(factory.start()).addErrback(_fatal)
     reactor.listenTCP(port, factory, interface="127.0.0.1")
     _write(reactor, store, folder, "cloud")
     reactor.run(installSignalHandlers=False)
 
 
-def run_edge(folder: Path, port: int) -> None:
+def run_edge(folder: Path, port: int, url: str) -> None:
     from twisted.internet import reactor as _reactor
     from twisted.internet.endpoints import TCP4ClientEndpoint
 
     reactor: Any = _reactor
-    store = SQLiteStore.open(reactor, folder / "edge.db")
+    store = open_store(reactor, url)
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
     SyncClientService(reactor, endpoint, store, "default", "n1", jitter=lambda: 1.0, longest_wait=0.05).startService()
     _write(reactor, store, folder, "edge")
     reactor.run(installSignalHandlers=False)
 
 
-def _write(reactor: Any, store: SQLiteStore, folder: Path, side: str) -> None:
+def _write(reactor: Any, store: Store, folder: Path, side: str) -> None:
     acknowledged = os.open(folder / f"{side}.acknowledged", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     other = next(each for each in SIDES if each != side)
     store.watch(KeyRange.prefix(SIDES[other]), 0, _Tally(folder / f"{side}.applied"))
     last = folder / f"{side}.last"
 
     async def go() -> None:
-        found = await store.range(KeyRange.single(SIDES[side] + NAMES[0]))
-        number = int(found.kvs[0].value) if found.kvs else 0
+        first = KeyRange.single(SIDES[side] + NAMES[0])
+        found = (await store.range(first)).kvs
+        number, revision = (int(found[0].value), found[0].mod_revision) if found else (0, 0)
         while not last.exists():
             number += 1
-            await store.txn((), [Put(SIDES[side] + name, b"%d" % number) for name in NAMES])
+            # A write of the process that was killed before may still arrive: then this one does nothing.
+            guard = Compare.unchanged(first.start, revision)
+            done = await store.txn([guard], [Put(SIDES[side] + name, b"%d" % number) for name in NAMES])
+            if not done.succeeded:
+                found = (await store.range(first)).kvs
+                number, revision = int(found[0].value), found[0].mod_revision
+                continue
+            revision = done.revision
             os.write(acknowledged, b"%d\n" % number)
             await deferLater(reactor, WRITE_PAUSE, lambda: None)
 
-    Deferred.fromCoroutine(go()).addErrback(lambda failure: (failure.printTraceback(), os._exit(3)))
+    Deferred.fromCoroutine(go()).addErrback(_fatal)
+
+
+def _fatal(failure: Any) -> None:
+    failure.printTraceback()
+    os._exit(3)
 
 
 class _Tally(WatchObserver):
@@ -103,22 +118,22 @@ class _Tally(WatchObserver):
         pass
 
 
-def fork(work: Callable[[Path, int], None], folder: Path, port: int) -> int:
+def fork(work: Callable[[Path, int, str], None], folder: Path, port: int, url: str) -> int:
     pid = os.fork()
     if pid:
         return pid
     try:
-        work(folder, port)
+        work(folder, port, url)
     finally:
         os._exit(4)
 
 
-def crash(folder: Path, kills: int, seed: int) -> None:
+def crash(folder: Path, kills: int, seed: int, urls: dict[str, str]) -> None:
     random = Random(seed)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     work = {"cloud": run_cloud, "edge": run_edge}
-    running = {side: fork(work[side], folder, port) for side in work}
+    running = {side: fork(work[side], folder, port, urls[side]) for side in work}
     try:
         for _ in range(kills):
             side = random.choice(["cloud", "edge"])
@@ -127,7 +142,7 @@ def crash(folder: Path, kills: int, seed: int) -> None:
             _, status = os.waitpid(running[side], 0)
             if not os.WIFSIGNALED(status):
                 raise AssertionError(f"the {side} ended by itself, with status {status}")
-            running[side] = fork(work[side], folder, port)
+            running[side] = fork(work[side], folder, port, urls[side])
         for side in work:
             (folder / f"{side}.last").touch()
         _await_rest(folder)
@@ -155,10 +170,10 @@ def _last(file: Path) -> int:
 
 def _pick_moment(folder: Path, side: str, random: Random) -> None:
     """While it starts, or after so many writes or applied deltas: whatever the machine's speed, all of them come."""
-    watched, most = random.choice([("none", 0), ("acknowledged", 80), ("applied", 25), ("applied", 25)])
+    watched, most = random.choice([("none", 0), ("acknowledged", 50), ("applied", 12), ("applied", 12)])
     file = folder / f"{side}.{watched}"
     wanted = _size(file) + random.randint(1, max(1, most))
-    end = time.monotonic() + (1.0 if most else random.uniform(0.0, 0.1))
+    end = time.monotonic() + (1.2 if most else random.uniform(0.0, 0.1))
     while time.monotonic() < end and _size(file) < wanted:
         time.sleep(0.002)
 
@@ -167,12 +182,12 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-async def check(folder: Path, reactor: Any) -> str:
+async def check(folder: Path, reactor: Any, urls: dict[str, str]) -> str:
     """Compare what both sides have been through.
 
     :raises AssertionError: naming the first thing that is wrong.
     """
-    histories = {side: await _history(folder / f"{side}.db", reactor) for side in SIDES}
+    histories = {side: await _history(urls[side], reactor) for side in SIDES}
     report = []
     for source, prefix in SIDES.items():
         target = "edge" if source == "cloud" else "cloud"
@@ -188,10 +203,10 @@ async def check(folder: Path, reactor: Any) -> str:
     return "; ".join(report)
 
 
-async def _history(path: Path, reactor: Any) -> list[WatchBatch]:
-    store = SQLiteStore.open(reactor, path)
+async def _history(url: str, reactor: Any) -> list[WatchBatch]:
+    store = open_store(reactor, url)
     recorder = Recorder()
-    now = (await store.range(KeyRange.single(b"x"))).revision
+    now = (await store.txn((), [Put(KEYS.prefix.encode() + b"end", b"")])).revision  # an etcd tells no other progress
     store.watch(KeyRange.prefix(KEYS.prefix.encode()), 1, recorder)
     await recorder.until(lambda: recorder.reached >= now)
     await store.close()
@@ -219,12 +234,16 @@ def _require(condition: bool, what: str) -> None:
 
 def main() -> None:
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    crash(folder, kills, seed)
+    urls = {side: f"sqlite:{folder / side}.db" for side in SIDES}
+    if len(sys.argv) > 4:
+        urls["cloud"] = sys.argv[4]
+        import metasync.etcd  # noqa: F401  (a second, which no start needs to take)
+    crash(folder, kills, seed, urls)
 
     from twisted.internet.task import react
 
     async def report(reactor: Any) -> None:
-        print(f"{kills} kills; {await check(folder, reactor)}")
+        print(f"{kills} kills; {await check(folder, reactor, urls)}")
 
     react(lambda reactor: Deferred.fromCoroutine(report(reactor)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tempfile
 import time
 from pathlib import Path
 from random import Random
@@ -14,8 +15,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from metasync.interfaces import LeaseNotFound, Store, StoreError, StoreUnavailable
-from metasync.model import Delete, KeyRange, Put
+from metasync.interfaces import LeaseNotFound, Stage, Store, StoreError, StoreUnavailable
+from metasync.model import Compare, Delete, KeyRange, Op, Put
 from metasync.sqlite import SQLiteStore
 from metasync.testing import Recorder, StoreContract
 
@@ -140,6 +141,70 @@ class LeaseTests(TestCase):
         await store.range(ALL)
         await recorder.until(lambda: bool(recorder.batches))
         await store.close()
+
+
+class StageTests(TestCase):
+    """A transaction that is gathered in a file."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.store = SQLiteStore.open(reactor, self.path)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.store.close()))
+
+    async def stage(self, *parts: list[Op]) -> Stage:
+        stage = self.store.stage()
+        for part in parts:
+            await stage.add(part)
+        return stage
+
+    async def test_itIsOneRevision(self) -> None:
+        before = (await self.store.txn((), [Put(b"a", b"1"), Put(b"gone", b"1")])).revision
+        watched, other = Recorder(), Recorder()
+        self.store.watch(KeyRange.prefix(b"b"), 0, watched)
+        self.store.watch(KeyRange.prefix(b"z"), 0, other)
+        stage = await self.stage([Put(b"a", b"2"), Put(b"b1", b"")], [Delete.single(b"gone"), Put(b"b2", b"2" * 9999)])
+        self.assertEqual((await self.store.range(ALL)).revision, before)
+        done = await stage.commit([Compare.unchanged(b"a", before)])
+        self.assertEqual((done.succeeded, done.revision), (True, before + 1))
+        kvs = (await self.store.range(ALL)).kvs
+        self.assertEqual([(kv.key, kv.mod_revision) for kv in kvs], [(k, before + 1) for k in (b"a", b"b1", b"b2")])
+        await watched.seen(before + 1)
+        self.assertEqual([len(batch.events) for batch in watched.batches], [2])
+        await other.until(lambda: other.reached >= before + 1)
+
+    async def test_itIsNotDoneIfACompareFails(self) -> None:
+        stage = await self.stage([Put(b"a", b"1")])
+        self.assertFalse((await stage.commit([Compare.unchanged(b"a", 7)])).succeeded)
+        self.assertEqual((await self.store.range(ALL)).kvs, ())
+
+    async def test_aKeyIsWrittenOnce(self) -> None:
+        twice: list[list[Op]] = [
+            [Put(b"a", b"1"), Put(b"b", b"1"), Put(b"a", b"2")],
+            [Put(b"a", b"1"), Delete.single(b"a")],
+        ]
+        for ops in twice:
+            stage = await self.stage(ops)
+            other = Deferred.fromCoroutine(self.store.txn((), [Put(b"o", b"1")]))
+            error = await self.assertFailure(Deferred.fromCoroutine(stage.commit(())), StoreError)
+            self.assertIn("twice", str(error))
+            await other
+        self.assertEqual([kv.key for kv in (await self.store.range(ALL)).kvs], [b"o"])
+
+    async def test_aFullDiskIsTold(self) -> None:
+        def full(*arguments: Any, **options: Any) -> Any:
+            raise OSError(28, "No space left on device")
+
+        self.patch(tempfile, "TemporaryFile", full)
+        stage = await self.stage([Put(b"a", b"1")])
+        error = await self.assertFailure(Deferred.fromCoroutine(stage.commit(())), StoreUnavailable)
+        self.assertIn("disk is full", str(error))
+        self.assertEqual((await self.store.range(ALL)).kvs, ())
+
+    async def test_nothingIsLeftBehind(self) -> None:
+        stage = await self.stage([Put(b"a", b"1")])
+        stage.discard()
+        await self.store.range(ALL)
+        self.assertEqual([p.name for p in self.path.parent.glob(".staged*")], [])
 
 
 class FileTests(TestCase):

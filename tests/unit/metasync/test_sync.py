@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from metasync.cursor import Cursor
 from metasync.keys import NodeKeys, cursor_key
 from metasync.memory import MemoryStore
 from metasync.model import KeyRange, Put
@@ -142,6 +143,78 @@ class SyncTests(SynchronousTestCase):
             put(restored, other_x="1")
         self.reconnect()
         self.assertEqual(contents(self.edge, "desired/"), {"a": "1"})
+
+    # Differences that are more than one transaction of the target (the cloud's memory store takes 128 operations)
+
+    def changes_while_away(self) -> int:
+        """Two hundred revisions of two keys each, and fifty deletions."""
+        put(self.edge, **{f"reported_old{i:02}": "x" for i in range(50)})
+        self.connect()
+        self.disconnect()
+        for i in range(200):
+            put(self.edge, **{f"reported_a{i:03}": "x", f"reported_b{i:03}": "x"})
+        for i in range(50):
+            delete(self.edge, f"reported_old{i:02}")
+        return put(self.edge, reported_last="1")
+
+    def at_the_cloud(self) -> Recorder:
+        recorder = Recorder()
+        self.cloud.watch(KeyRange.prefix(b"/kubebus/default/nodes/"), 0, recorder)
+        return recorder
+
+    def test_itIsCutBetweenRevisionsAndDeletionsComeLast(self) -> None:
+        now(self.edge.compact(self.changes_while_away()))
+        recorder = self.at_the_cloud()
+        self.reconnect()
+        self.assertSynced()
+        self.assertGreater(len(recorder.changes), 3)
+        kinds = []
+        for _, changes in recorder.changes:
+            names = {key.rpartition(b"/")[2] for _, key, _ in changes}
+            self.assertEqual({n[1:] for n in names if n[:1] == b"a"}, {n[1:] for n in names if n[:1] == b"b"})
+            kinds += [kind for kind, _, _ in changes]
+        self.assertEqual(kinds, ["put"] * 401 + ["delete"] * 50)
+        self.assertEqual(self.status("reported")["state"], "live")
+        put(self.edge, reported_more="1")
+        self.pair.settle()
+        self.assertSynced()
+
+    def test_itEndsWhereHistoryBeginsAgain(self) -> None:
+        """What history still has comes as it was: the second write of a key does not swallow the first."""
+        last = self.changes_while_away()
+        now(self.edge.compact(last - 250 + 29))
+        put(self.edge, reported_a000="again", reported_b000="again")
+        recorder = self.at_the_cloud()
+        self.reconnect()
+        self.assertSynced()
+        first = recorder.changes[0][1]
+        self.assertEqual(len(first), 60, "one transaction, up to the oldest revision that can be read")
+        self.assertIn(b"x", {value for _, key, value in first if key.endswith(b"a000")})
+
+    def test_aBreakInTheMiddleIsMended(self) -> None:
+        now(self.edge.compact(self.changes_while_away()))
+        self.pair.endpoint.away = False
+        cursor = KeyRange.single(cursor_key("default", "n1", "reported"))
+        for _ in range(2000):
+            self.pair.clock.advance(0.05)
+            self.pair.endpoint.pump()
+            if Cursor.parse(now(self.cloud.range(cursor)).kvs[0].value).partial:
+                break
+        else:
+            self.fail("it was never in the middle")
+        self.assertNotEqual(contents(self.cloud, "reported/"), contents(self.edge, "reported/"))
+        self.disconnect()
+        delete(self.edge, "reported_a000", "reported_b199")
+        put(self.edge, reported_b000="new")
+        self.reconnect()
+        self.assertSynced()
+
+    def test_aNewTargetGetsEverythingInSteps(self) -> None:
+        for i in range(200):
+            put(self.edge, **{f"reported_a{i:03}": "x", f"reported_b{i:03}": "x"})
+        self.connect()
+        self.pair.settle(5)
+        self.assertSynced()
 
     def test_aNewEdgeStoreGetsEverything(self) -> None:
         put(self.cloud, **{f"desired_{i}": "x" for i in range(100)})
