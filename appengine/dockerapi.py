@@ -18,7 +18,7 @@ from appengine.runtime import EngineError, NoSuchContainer, NoSuchImage, Runtime
 
 _AT_ONCE = 4
 """Calls under way at the same time. More only make a busy engine slower."""
-_LAST = 2.0
+_LAST = 10.0
 """Seconds for calls that are under way when the agent stops: one that was cut may still be done by the engine."""
 _MAX_ANSWER = 64 * 1024 * 1024
 """Bytes; ``docker info`` has 4 KB, a list of a thousand images 1 MB."""
