@@ -31,6 +31,8 @@ from kubebus.tun import open_tun
 from kubebus.tundevice import TunError
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
+from metasync.neighbours import SERVICE as NEIGHBOUR_SERVICE
+from metasync.neighbours import NeighbourSync
 from metasync.opening import open_store
 from metasync.service import EdgeMetadata
 from metasync.wire import SERVICE as SYNC_SERVICE
@@ -73,6 +75,7 @@ class DeviceNode(ComposedService):
             self._data_addresses(),
         )
         self.add(metadata)
+        neighbours = self._neighbours(store, metadata, site)
         engine = None if self._options["no-pods"] else self._engine(store, link)
 
         def resources() -> dict[str, Any]:
@@ -82,7 +85,9 @@ class DeviceNode(ComposedService):
 
             return {
                 "status": status_resource(lambda: _status(link, site, keyring)),
-                "meta": meta_resource(store, metadata.sync.status, metadata.tokens.issue),
+                "meta": meta_resource(
+                    store, lambda: {**metadata.sync.status(), **neighbours.status()}, metadata.tokens.issue
+                ),
                 **({} if engine is None else engine.admin_resources()),
             }
 
@@ -130,6 +135,17 @@ class DeviceNode(ComposedService):
             time.time,
             f"kubebus/{__version__}",
         )
+
+    def _neighbours(self, store: Store, metadata: EdgeMetadata, site: SiteService) -> NeighbourSync:
+        """Start the sync of the site's data over the links within the site."""
+        identity, links = site.links.identity, site.links
+        sync = NeighbourSync(
+            self.reactor, store, identity.network, identity.name, metadata.sync, lambda: site.keeper.site
+        )
+        self.add(sync)
+        links.serve(NEIGHBOUR_SERVICE, sync.factory())
+        links.watch(lambda name, up: sync.neighbour(name, links.site_endpoint(name, NEIGHBOUR_SERVICE) if up else None))
+        return sync
 
     def _engine(self, store: Store, link: EdgeLinkService) -> Engine:
         """Start the engine."""

@@ -49,7 +49,7 @@ from metasync.admin import meta_resource
 from metasync.compaction import Compactable, CompactionService
 from metasync.interfaces import Store, StoreError
 from metasync.opening import open_store
-from metasync.server import SyncServerFactory
+from metasync.server import SyncServerFactory, scopes_by_site
 from metasync.wire import SERVICE as SYNC_SERVICE
 
 _EXPECTED = (
@@ -86,7 +86,13 @@ class CloudNode(ComposedService):
         rosters = Rosters(self.reactor, registry, members, lambda: trust.authority, lambda: trust.bundle, time.time)
         self.add(rosters)
         router.serve(ROSTER_SERVICE, rosters.factory())
-        sync = SyncServerFactory(self.reactor, store, self._options["network"], self._options["router-name"])
+        sync = SyncServerFactory(
+            self.reactor,
+            store,
+            self._options["network"],
+            self._options["router-name"],
+            scopes_by_site(router.site_of),
+        )
         await sync.start()
         self.at_stop(sync.stop)
         router.serve(SYNC_SERVICE, sync)

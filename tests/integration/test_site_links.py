@@ -26,6 +26,7 @@ from tests.lab.waiting import wait_until
 from tests.lab.world import SharedWorld
 
 PORT = 7443
+DATA = "/kubebus/default/data/site.hall/"
 
 
 class SiteTests(SharedWorld, SynchronousTestCase):
@@ -227,16 +228,32 @@ class SiteTests(SharedWorld, SynchronousTestCase):
         self.router.kill9()
         output = flow.communicate(timeout=30)[0].decode()
         self.assertIn(" 0% packet loss", output)
+        # What the site shares goes on, too.
+        self.put("c", "setpoint", b"7")
+        for name in "abc":
+            wait_until(lambda name=name: self.got(name, "setpoint") == b"7", 20, f"{name} has it")  # type: ignore[misc]
         self.edges["b"].kill9()
         wait_until(lambda: not self.ping("a", "b"), 10, "b is off")
+        self.put("c", "setpoint", b"8")
         self.edges["b"].start()
         self.await_direct()
         self.assertAllReach()
+        wait_until(lambda: self.got("b", "setpoint") == b"8", 20, "b has what was written while it was off")
         self.assertFalse(self.status("b")["connected"])
+        self.assertIsNone(self.got("d", "setpoint"))
         self.router.start()
         self.router.wait_for("Listening on", 60)
         wait_until(lambda: all(self.node(name).get("connected") for name in "abc"), 90, "all are back")
         self.await_direct()
+        wait_until(lambda: self.got("router", "setpoint") == b"8", 30, "the cloud has it")
+
+    def put(self, name: str, key: str, value: bytes) -> None:
+        with AdminClient(str(self.folder / f"{name}.sock")).open("PUT", f"/v1/meta/keys?key={DATA}{key}", value):
+            pass
+
+    def got(self, name: str, key: str) -> bytes | None:
+        found = AdminClient(str(self.folder / f"{name}.sock")).get(f"/v1/meta/keys?key={DATA}{key}")["kvs"]
+        return str(found[0]["value"]).encode() if found else None
 
     def test_7_revocation(self) -> None:
         """The router can tell one node only: the news reaches the others by the LAN, and the node is cut everywhere."""
