@@ -65,7 +65,9 @@ class Housekeeper:
     async def _round(self, pressure: Pressure) -> None:
         signals = self._pressures.signals
         if self._pressures.image_gc_wanted(pressure) or signals["DiskPressure"]:
-            freed = await self.free_disk(self._pressures.image_gc_bytes(pressure))
+            # Under pressure all that no pod needs goes, as with the kubelet.
+            wanted = pressure.disk_size if signals["DiskPressure"] else self._pressures.image_gc_bytes(pressure)
+            freed = await self.free_disk(wanted)
             if signals["DiskPressure"] and not freed:
                 await self._evict("ephemeral-storage")
         if signals["MemoryPressure"]:

@@ -36,6 +36,16 @@ class PodNetwork(Protocol):
         """Whether an address is of the present subnets (true while they are not known)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the node looks at what nothing tells it of, in seconds."""
+
+    measure: float = 10.0
+    """Pressure on the node; the kubelet's eviction manager looks as often."""
+    manifests: float = 20.0
+    """The folder of static pods: the kubelet's ``fileCheckFrequency``."""
+
+
 @dataclass(slots=True)
 class Node:
     """The parts of an engine, for its pods.
@@ -56,6 +66,7 @@ class Node:
     dns: ClusterDns
     events: Events
     wall: Callable[[], float]
+    pace: Pace = Pace()
     place: NodeNetwork | None = None
     cpus: float = 1.0
     memory: int = 0

@@ -37,7 +37,6 @@ _WORDS = (
     ),
 )
 
-_LOOK = 10.0
 _HEARTBEAT = 300.0
 """The kubelet's ``nodeStatusReportFrequency``: so often even without a change."""
 
@@ -104,7 +103,7 @@ class NodeReporter:
                 raise
             except Exception:
                 self._log.failure("the node's status could not be made")
-            timer = self._node.reactor.callLater(_LOOK, self.changed)
+            timer = self._node.reactor.callLater(self._node.pace.measure, self.changed)
             self._woken = Deferred()
             try:
                 await self._woken

@@ -24,7 +24,7 @@ from appengine.images import Images
 from appengine.interfaces import NetworkSource, NodeNetwork
 from appengine.kubelet import KubeletFactory
 from appengine.network import PodNetworks
-from appengine.node import Node
+from appengine.node import Node, Pace
 from appengine.nodereport import NodeReporter
 from appengine.nodestatus import MAX_PODS, Pressure, read_machine
 from appengine.podnet import ClusterDns
@@ -51,6 +51,7 @@ from metasync.keys import NodeKeys
 
 _RESYNC = 300.0
 _THRESHOLDS = Thresholds()
+_PACE = Pace()
 _RETRY = 2.0
 _FILE_THREADS = 2
 
@@ -72,6 +73,7 @@ class Engine(Service):
     :param thresholds: when the node is under pressure.
     :param firewall: another packet filter than the host's.
     :param files: other threads for volumes than the engine's own.
+    :param pace: how often the node looks around.
     :param wall: the time of day, in UNIX seconds: of reports, and compared with what the container engine tells.
     """
 
@@ -95,6 +97,7 @@ class Engine(Service):
         image_dir: str | Path | None = None,
         manifest_dir: str | Path | None = None,
         thresholds: Thresholds = _THRESHOLDS,
+        pace: Pace = _PACE,
         wall: Callable[[], float] = time.time,
     ) -> None:
         if runtime is None:
@@ -126,6 +129,7 @@ class Engine(Service):
             pod_network=self._networks,
             dns=ClusterDns(tuple(cluster_dns), cluster_domain),
             wall=wall,
+            pace=pace,
             cpus=machine.cpus,
             memory=machine.memory,
             host_files=_host_file,
@@ -144,7 +148,7 @@ class Engine(Service):
         )
         self._static: dict[tuple[str, str], Json] = {}
         folder = Path(manifest_dir or self._state_dir / "manifests")
-        self._static_pods = StaticPods(reactor, self.node.files, folder, node, self._static_changed)
+        self._static_pods = StaticPods(reactor, self.node.files, folder, node, self._static_changed, pace.manifests)
         self.workers: dict[str, Worker] = {}
         self._previous: dict[str, Json] = {}
         self._looking: set[str] = set()

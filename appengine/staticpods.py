@@ -16,9 +16,6 @@ from appengine.podspec import CONFIG_SOURCE, MAX_POD_BYTES, Json
 from appengine.threads import Threads
 from appengine.waiting import sleep
 
-_LOOK = 20.0
-"""The kubelet's ``fileCheckFrequency``."""
-
 _SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -26,6 +23,7 @@ class StaticPods:
     """Reads the folder now and then, and tells when what it holds has changed.
 
     :param changed: called with (namespace, name) → Pod.
+    :param period: how often, in seconds.
     """
 
     _log = Logger()
@@ -37,12 +35,14 @@ class StaticPods:
         folder: Path,
         node: str,
         changed: Callable[[dict[tuple[str, str], Json]], None],
+        period: float,
     ) -> None:
         self._reactor = reactor
         self._threads = threads
         self._folder = folder
         self._node = node
         self._changed = changed
+        self._period = period
         self._signature: tuple[tuple[str, int, int], ...] | None = None
         self._loop: Deferred[None] | None = None
 
@@ -66,7 +66,7 @@ class StaticPods:
                 raise
             except Exception:
                 self._log.failure("the folder of static pods {folder} cannot be read", folder=str(self._folder))
-            await sleep(self._reactor, _LOOK)
+            await sleep(self._reactor, self._period)
 
     def _read(self) -> dict[tuple[str, str], Json]:
         pods = {}

@@ -1,6 +1,6 @@
 """An engine in a process of its own, to be killed: a store, an engine, and an administration socket; no network.
 
-``python -m tests.integration.engine_agent DIRECTORY DOCKER-URL``
+``python -m tests.integration.engine_agent DIRECTORY DOCKER-URL [quick]``; ``quick`` looks around every second.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+from appengine.node import Pace
 from appengine.service import Engine
 from appengine.testing import FixedNetwork, place
 from kubebus.admin import AdminService
@@ -18,14 +19,21 @@ from metasync.admin import meta_resource
 from metasync.sqlite import SQLiteStore
 
 
-def main(directory: Path, docker: str) -> None:
+def main(directory: Path, docker: str, pace: Pace) -> None:
     from twisted.internet import reactor as any_reactor
 
     reactor: Any = any_reactor
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
     store = SQLiteStore.open(reactor, directory / "store.db")
     engine = Engine(
-        reactor, store, "default", "edge-1", docker, FixedNetwork(place("10.192.7.0/24")), directory / "engine"
+        reactor,
+        store,
+        "default",
+        "edge-1",
+        docker,
+        FixedNetwork(place("10.192.7.0/24")),
+        directory / "engine",
+        pace=pace,
     )
     admin = AdminService(
         reactor,
@@ -39,4 +47,4 @@ def main(directory: Path, docker: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], Pace(1.0, 1.0) if "quick" in sys.argv[3:] else Pace())

@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -34,6 +35,8 @@ IDLE_CPU_PERCENT = 3.0
 
 class AgentTestCase(SharedWorld, unittest.SynchronousTestCase):
     keep_containers = False
+    arguments: Sequence[str] = ()
+    """More of the agent's."""
     namespace: Namespace
     docker: Engine
 
@@ -50,7 +53,14 @@ class AgentTestCase(SharedWorld, unittest.SynchronousTestCase):
         self.client = AdminClient(str(self.directory / "edge.sock"))
         self.agent = Daemon(
             "agent",
-            [sys.executable, "-m", "tests.integration.engine_agent", str(self.directory), self.docker.url],
+            [
+                sys.executable,
+                "-m",
+                "tests.integration.engine_agent",
+                str(self.directory),
+                self.docker.url,
+                *self.arguments,
+            ],
             namespace=self.namespace,
         )
         self.addCleanup(self.agent.close)
