@@ -6,7 +6,6 @@ asked for their next frames, so that what they have to send stays with them, whe
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -20,6 +19,10 @@ BATCH: Final = 64 * 1024
 
 _MAX_PASSING: Final = 1024
 _PACKET = PACKET << 24
+
+# A link whose peer always took what came has no fair queue of its own. Nor are there deques: an empty one takes 0.8 KB,
+# and there may be thousands of links.
+_NOTHING = FairQueue(0, QueueCounters())
 
 __all__ = ["BATCH", "MAX_BULK", "Batch", "LinkQueues", "QueueCounters"]
 
@@ -47,10 +50,11 @@ class LinkQueues:
     ) -> None:
         self.counters = QueueCounters()
         self._next_stream_frames, self._clock = next_stream_frames, clock
-        self._control: deque[bytes] = deque()
-        self._waiting = FairQueue(max_bulk, self.counters)
+        self._max_bulk = max_bulk
+        self._control: list[bytes] = []
+        self._waiting = _NOTHING
         # Packets on their way straight through, while the peer takes what comes.
-        self._passing: deque[bytes] = deque()
+        self._passing: list[bytes] = []
         self._blocked = False
 
     @property
@@ -71,9 +75,8 @@ class LinkQueues:
         """The transport takes nothing for now: packets wait in turn."""
         self._blocked = True
         if self._passing:
-            now = self._clock()
             for payload in self._passing:
-                self._waiting.put(payload, now)
+                self._wait(payload)
             self._passing.clear()
 
     def unblock(self) -> None:
@@ -91,9 +94,14 @@ class LinkQueues:
     def put_packet(self, payload: bytes) -> bool:
         """Queue the payload of a PACKET frame, or drop it and count it. Whether it was queued."""
         if self._blocked or self._waiting.bytes or len(self._passing) >= _MAX_PASSING:
-            return self._waiting.put(payload, self._clock())
+            return self._wait(payload)
         self._passing.append(payload)
         return True
+
+    def _wait(self, payload: bytes) -> bool:
+        if self._waiting is _NOTHING:
+            self._waiting = FairQueue(self._max_bulk, self.counters)
+        return self._waiting.put(payload, self._clock())
 
     def clear(self) -> None:
         """Forget everything: the link is over."""
@@ -108,8 +116,9 @@ class LinkQueues:
         """
         parts: list[bytes] = []
         room = size
-        while self._control:
-            parts.append(self._control.popleft())
+        if self._control:
+            parts += self._control
+            self._control.clear()
         controls = len(parts)
         passing, waiting, counters = self._passing, self._waiting, self.counters
         # While packets wait, streams leave a quarter of every batch to them: first is not only.
@@ -117,10 +126,11 @@ class LinkQueues:
         if streams:
             parts += streams
             room -= sum(map(len, streams))
-        packets = 0
+        packets = taken = 0
         while room > 0:
-            if passing:
-                payload = passing.popleft()
+            if taken < len(passing):
+                payload = passing[taken]
+                taken += 1
             elif waiting.bytes and (next_waiting := waiting.take(self._clock())) is not None:
                 payload = next_waiting
             else:
@@ -131,5 +141,7 @@ class LinkQueues:
             counters.sent += 1
             parts.append((_PACKET | length).to_bytes(4, "big"))
             parts.append(payload)
+        if taken:
+            del passing[:taken]
         counters.sent_bytes += packets
         return Batch(parts, len(parts) > controls, bool(streams) or room <= 0)

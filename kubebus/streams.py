@@ -18,7 +18,6 @@ stream is over when both sides have sent END, or either a REFUSE or RESET. Data 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -142,9 +141,10 @@ class Streams:
         self._highest_peer = 0
         self._peer_open = 0
         # Frames that carry no data go first; how many there can be is bounded by the streams and their windows.
-        self._urgent: deque[bytes] = deque()
+        # Lists, for they are short: an empty deque takes 0.8 KB, and there may be thousands of links.
+        self._urgent: list[bytes] = []
         # Streams that have data (or an END) and window to send it: served in turn, a frame each.
-        self._ready: deque[Stream] = deque()
+        self._ready: list[Stream] = []
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -193,10 +193,10 @@ class Streams:
         """Encoded STREAM frames to send now, of about ``budget`` bytes in all; none when nothing waits."""
         frames: list[bytes] = []
         while self._urgent and budget > 0:
-            frames.append(self._urgent.popleft())
+            frames.append(self._urgent.pop(0))
             budget -= len(frames[-1])
         while self._ready and budget > 0:
-            stream = self._ready.popleft()
+            stream = self._ready.pop(0)
             stream.scheduled = False
             frame = self._next_of(stream)
             if frame:
