@@ -159,13 +159,15 @@ class AdminCase(TestCase):
 class TokenCommandTests(AdminCase):
     async def test_create_list_revoke(self) -> None:
         self.assertEqual(await self.output("token", "list"), "no tokens\n")
-        word = (await self.output("token", "create", "--node", "edge-1", "--expires", "30m")).strip()
+        create = ("token", "create", "--node", "edge-1", "--site", "hall", "--expires", "30m")
+        word = (await self.output(*create)).strip()
         join = JoinString.decode(word)
         self.assertEqual((join.network, join.routers, join.ca_hash), ("default", ROUTERS, CA_HASH))
         self.assertEqual((join.node, join.expires_at), ("edge-1", 2800.0))
         self.assertIn(f"{join.token}  edge-1", await self.output("token", "list"))
         await self.members.enrol(join.token, join.secret, "edge-1", "a" * 64)
-        self.assertIn("used by edge-1", await self.output("token", "list"))
+        self.assertRegex(await self.output("token", "list"), "edge-1 +hall +used by edge-1")
+        self.assertIn("  hall  ", await self.output("node", "list"))
         self.assertEqual(await self.output("token", "revoke", join.token), f"token {join.token} revoked\n")
         self.assertEqual(
             await self.failure("token", "revoke", join.token),
@@ -187,6 +189,7 @@ class TokenCommandTests(AdminCase):
 
     async def test_wrong_values(self) -> None:
         self.assertIn("node name 'Edge' is not valid", await self.failure("token", "create", "--node", "Edge"))
+        self.assertIn("site name 'A b' is not valid", await self.failure("token", "create", "--site", "A b"))
         self.assertIn("from 1 second to 365 days", await self.failure("token", "create", "--expires", "400d"))
 
 
@@ -231,6 +234,23 @@ class StatusCommandTests(AdminCase):
         self.assertIn("connected to router r1", text)
         self.assertRegex(text, r"round trip: +12.3 ms")
         self.assertNotIn("refused", text)
+
+    async def test_site(self) -> None:
+        direct = {"name": "edge-2", "endpoints": ["192.168.1.12:7443"], "connected": True, "error": None}
+        gone = {"name": "edge-3", "endpoints": [], "connected": False, "error": "nobody is there"}
+        counted = {"spoofed": 2, "malformed": 1}
+        site = {
+            "name": "hall",
+            "revision": 7,
+            "endpoints": ["192.168.1.11:7443"],
+            "neighbours": [{**direct, **counted, "link": LINK}, {**gone, **counted, "link": None}],
+        }
+        self.status = {**EDGE_STATUS, "site": site}
+        text = await self.output("status")
+        self.assertIn("Site hall, roster 7: this node listens at 192.168.1.11:7443", text)
+        self.assertRegex(text, r"edge-2 +direct .* 12.3 ms ")
+        self.assertRegex(text, r"edge-3 +by router .* 3\n")
+        self.assertIn("edge-3: nobody is there", text)
 
     async def test_status_to_come(self) -> None:
         self.status = succeed(EDGE_STATUS)
