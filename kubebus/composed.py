@@ -12,6 +12,7 @@ from typing import Any
 from twisted.application.service import IService, Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -33,6 +34,8 @@ class ComposedService(Service):
     log = Logger()
 
     def __init__(self, reactor: Any, expected: tuple[type[Exception], ...] = ()) -> None:
+        # Twisted tells of each factory's start and end; with a factory per connection that would hide all the rest.
+        Factory.noisy = False
         self.reactor = reactor
         self._expected = (CannotStart, *expected)
         self._cleanups: list[Cleanup] = []

@@ -30,6 +30,7 @@ from kubebus.exchange import peer_name
 from kubebus.fastpath import Limits, server_factory
 from kubebus.identity import InvalidIdentity, PeerIdentity, identity_of
 from kubebus.interfaces import RegistryError
+from kubebus.loglimit import LogLimit
 from kubebus.tlsconfig import JOIN, ServerTLS, explain
 from kubebus.tokens import Refused
 
@@ -76,6 +77,7 @@ class ListenerFactory(ServerFactory):
         self.max_pending = max_pending
         # Connections of peers that have not shown who they are: in their handshake, or joining. In order of arrival.
         self.strangers: dict[_Greeter, None] = {}
+        self.limit = LogLimit(reactor.seconds)
         self._given_up = 0
         self._told_at = float("-inf")
 
@@ -192,9 +194,12 @@ class _Greeter(Protocol):
         if self._handler is not None:
             self._handler.connectionLost(reason)
         elif not decided:
-            self._factory.log.info(
-                "No TLS connection with {peer}: {reason}", peer=self.peer, reason=self._problem or explain(reason)
-            )
+            self._tell("No TLS connection with {peer}: {why}", self._problem or explain(reason))
+
+    def _tell(self, what: str, why: str) -> None:
+        more = self._factory.limit.more(what)
+        if more is not None:
+            self._factory.log.warn(what + "{more}", peer=self.peer, why=why, more=more)
 
     def handshake_problem(self, problem: str) -> None:
         """The TLS layer found something wrong; it closes the connection itself."""
@@ -213,7 +218,7 @@ class _Greeter(Protocol):
         if self._closed:
             return
         self._closed = True
-        self._factory.log.warn("Refused {peer}: {why}", peer=self.peer, why=why)
+        self._tell("Refused {peer}: {why}", why)
         if farewell is not None and refused is not None:
             self._tls.write(farewell(refused))
         # It is not read from any more, so closing must not wait for its answer for ever: the time-out still runs.
