@@ -7,6 +7,8 @@ import atexit
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -21,6 +23,23 @@ Cleanup = Callable[[], object]
 
 class CannotStart(Exception):
     """The daemon cannot start as it is told to. The message is for people: what is wrong, and what to do."""
+
+
+def state_directory(path: Path, mode: int) -> Path:
+    """The daemon's own directory, made if it is missing.
+
+    :raises CannotStart: if it cannot be made, or not be written.
+    """
+    try:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise CannotStart(
+            f"--state-dir {path} cannot be used ({error.strerror}): choose a directory that this user can write, with "
+            "room for the store"
+        ) from error
+    return path
 
 
 class ComposedService(Service):

@@ -13,7 +13,7 @@ from appengine.tap.options import Options
 from appengine.tap.place import LinkNetworkSource, PatientEndpoint
 from kubebus import __version__
 from kubebus.adminsocket import AdminSocket
-from kubebus.composed import CannotStart, ComposedService
+from kubebus.composed import CannotStart, ComposedService, state_directory
 from kubebus.credentials import Credentials, DamagedCredentials, Keyring
 from kubebus.dialling import router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
@@ -54,7 +54,7 @@ class DeviceNode(ComposedService):
 
     async def compose(self) -> None:
         # Pods' volumes lie below it, and containers of any user read them.
-        self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        state_directory(self._state, 0o711)
         keyring = Keyring(self._state / "identity")
         mine = await self._enrol(keyring)
         identity = mine.identity
@@ -110,7 +110,7 @@ class DeviceNode(ComposedService):
             self.reactor,
             Network(identity.network, interface=self._options["interface"]),
             identity,
-            tls_dialler(self.reactor, lambda: keyring.client_connection_creator(LINK)),
+            tls_dialler(self.reactor, lambda: keyring.client_connection_creator(LINK), self._options["congestion"]),
             lambda: [str(each) for each in keyring.present.routers],
             router_identity,
             self._state,

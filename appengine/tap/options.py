@@ -92,6 +92,7 @@ class Options(SettingsOptions):
             "[ADDRESS:]PORT",
         ),
         *config.HEARTBEAT_SETTINGS,
+        config.CONGESTION_SETTING,
         Setting("socket", "the socket of the command 'kubebus'", Path, "PATH", Path(EDGE_SOCKET)),
     )
 

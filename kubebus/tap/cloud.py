@@ -17,7 +17,7 @@ from kubebus.addresses import AddressPlan, InvalidPlan
 from kubebus.admin import AdminService, status_resource
 from kubebus.ca import Authority, InvalidAuthority
 from kubebus.caadmin import AuthoritiesResource
-from kubebus.composed import CannotStart, ComposedService
+from kubebus.composed import CannotStart, ComposedService, state_directory
 from kubebus.dialling import router_creator, router_identity, tls_dialler
 from kubebus.enrol import Issuer, RenewFactory, join_handler, renew_farewell, renew_handler
 from kubebus.farewell import farewell
@@ -75,7 +75,7 @@ class CloudNode(ComposedService):
         self._public = tuple(HostPort.parse(each, options["listen-port"]) for each in options["public-address"])
 
     async def compose(self) -> None:
-        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_directory(self._state, 0o700)
         store = self._open_store()
         registry = StoreRegistry(self.reactor, store, self._options["network"])
         trust = await self._trust(registry)
@@ -150,7 +150,7 @@ class CloudNode(ComposedService):
                 agent=f"kubebus/{__version__}",
                 peers=PeerOptions(
                     SharedLinks(registry, trust.identity.name),
-                    tls_dialler(self.reactor, router_creator(trust, time.time)),
+                    tls_dialler(self.reactor, router_creator(trust, time.time), options["congestion"]),
                     router_identity,
                 ),
             ),
@@ -178,7 +178,18 @@ class CloudNode(ComposedService):
         }
         farewells = {LINK: farewell, RENEW: renew_farewell}
         endpoint = self._endpoint(self._options["listen-address"], self._options["listen-port"])
-        self.add(Listener(self.reactor, endpoint, trust.tls, handlers, members.check, self.fatal, farewells=farewells))
+        self.add(
+            Listener(
+                self.reactor,
+                endpoint,
+                trust.tls,
+                handlers,
+                members.check,
+                self.fatal,
+                farewells=farewells,
+                congestion=self._options["congestion"],
+            )
+        )
 
     def _endpoint(self, address: str, port: int) -> IStreamServerEndpoint:
         if not address:

@@ -113,6 +113,7 @@ class Options(SettingsOptions):
         Setting("keep-revoked", "keep the Kubernetes Node of a revoked edge node", flag=True),
         Setting("set-pod-cidr", "set spec.podCIDR of Nodes: only where the cluster allocates none itself", flag=True),
         *config.HEARTBEAT_SETTINGS,
+        config.CONGESTION_SETTING,
         Setting("socket", "the socket of the command 'kubebus'", Path, "PATH", Path(ROUTER_SOCKET)),
     )
 
