@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kubebus.sockets import EDGE_SOCKET, ROUTER_SOCKET, SOCKETS
+from kubebus.sockets import SOCKETS
 
 
 class AdminError(Exception):
@@ -114,10 +114,8 @@ class AdminClient:
         if isinstance(error, PermissionError):
             return f"{self.path} may be used by root only: try again with sudo"
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return (
-                f"no daemon is serving {self.path}: is it running on this host? A router's socket is {ROUTER_SOCKET}, a "
-                f"device's {EDGE_SOCKET}; --socket names another place"
-            )
+            place = " or ".join(SOCKETS) if self.path in SOCKETS else self.path
+            return f"no daemon is serving {place}: is it running on this host? (--socket names another place)"
         return f"the daemon at {self.path} did not answer: {error}"
 
 
