@@ -260,6 +260,22 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+def congestion(text: str) -> str | None:
+    """The name of a congestion control; ``None`` for the kernel's own."""
+    if not re.fullmatch(r"[a-z0-9_]{1,15}", text):
+        raise ValueError("names of congestion controls are short, and of lower-case letters, digits and underscores")
+    return None if text == "default" else text
+
+
+CONGESTION_SETTING = Setting(
+    "congestion",
+    "the congestion control of this side of the links, where the kernel has it, or 'default' for the kernel's own",
+    congestion,
+    "a name in /proc/sys/net/ipv4/tcp_available_congestion_control",
+    "bbr",
+)
+
+
 HEARTBEAT_SETTINGS = (
     Setting(
         "heartbeat",

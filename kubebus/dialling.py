@@ -11,23 +11,27 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint, ITransport
 
 from kubebus.ca import Issued
-from kubebus.fastpath import wrap_client_tls
+from kubebus.fastpath import CONGESTION, client_limits, wrap_client_tls
 from kubebus.identity import InvalidIdentity, PeerIdentity, identity_of
 from kubebus.joinstring import HostPort
 from kubebus.linker import Dial
 from kubebus.tlsconfig import LINK, ClientIdentity, ClientTLS
 
 
-def tls_dialler(reactor: Any, creator: Callable[[], IOpenSSLClientConnectionCreator]) -> Dial:
+def tls_dialler(
+    reactor: Any, creator: Callable[[], IOpenSSLClientConnectionCreator], congestion: str | None = CONGESTION
+) -> Dial:
     """Dials ``host:port`` strings.
 
     :param creator: gives the TLS client for each new connection, as credentials may have been renewed:
         ``lambda: keyring.client_connection_creator(LINK)``.
+    :param congestion: the congestion control of the connections; ``None`` for the kernel's default.
     """
+    limits = client_limits(congestion)
 
     def dial(address: str) -> IStreamClientEndpoint:
         target = HostPort.parse(address)
-        return wrap_client_tls(reactor, creator(), HostnameEndpoint(reactor, target.host, target.port))
+        return wrap_client_tls(reactor, creator(), HostnameEndpoint(reactor, target.host, target.port), limits=limits)
 
     return dial
 

@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from kubebus.ca import key_hash
 from kubebus.exchange import peer_name
-from kubebus.fastpath import Limits, server_factory
+from kubebus.fastpath import CONGESTION, Limits, server_factory
 from kubebus.identity import InvalidIdentity, PeerIdentity, identity_of
 from kubebus.interfaces import RegistryError
 from kubebus.loglimit import LogLimit
@@ -245,6 +245,7 @@ class Listener(Service):
 
     :param handlers: by ALPN. All but joining need a client certificate of this network that ``check`` accepts.
     :param farewells: by ALPN, what to send to a member that ``check`` refuses.
+    :param congestion: the congestion control of the connections; ``None`` for the kernel's default.
     :param failed: called if the port cannot be had. Nothing else works then, so it should end the process.
     """
 
@@ -262,6 +263,7 @@ class Listener(Service):
         farewells: Mapping[bytes, Farewell] = {},
         handshake_seconds: float = HANDSHAKE_SECONDS,
         max_pending: int = MAX_PENDING,
+        congestion: str | None = CONGESTION,
     ) -> None:
         self.factory = ListenerFactory(
             reactor,
@@ -272,7 +274,7 @@ class Listener(Service):
             max_pending=max_pending,
         )
         # Handshakes have their time limit here.
-        limits = Limits(handshake=None, close=handshake_seconds)
+        limits = Limits(handshake=None, close=handshake_seconds, congestion=congestion)
         self._tls_factory = server_factory(reactor, tls, self.factory, limits=limits)
         self._endpoint = endpoint
         self._failed = failed

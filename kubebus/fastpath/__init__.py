@@ -3,16 +3,25 @@
 :func:`wrap_server_tls` and :func:`wrap_client_tls` stand in for Twisted's ``wrapServerTLS`` and ``wrapClientTLS``.
 """
 
-from kubebus.fastpath.endpoints import client_factory, server_factory, wrap_client_tls, wrap_server_tls
-from kubebus.fastpath.transport import CloseTimeout, FastTLSTransport, HandshakeTimeout, IViewReceiver, Limits
+from kubebus.fastpath.endpoints import client_factory, client_limits, server_factory, wrap_client_tls, wrap_server_tls
+from kubebus.fastpath.transport import (
+    CONGESTION,
+    CloseTimeout,
+    FastTLSTransport,
+    HandshakeTimeout,
+    IViewReceiver,
+    Limits,
+)
 
 __all__ = [
+    "CONGESTION",
     "CloseTimeout",
     "FastTLSTransport",
     "HandshakeTimeout",
     "IViewReceiver",
     "Limits",
     "client_factory",
+    "client_limits",
     "server_factory",
     "wrap_client_tls",
     "wrap_server_tls",

@@ -27,10 +27,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kubebus.fastpath.engine import EngineFactory, choose_engine
-from kubebus.fastpath.transport import CLOSE_TIMEOUT, FastTLSTransport, Limits
+from kubebus.fastpath.transport import CLOSE_TIMEOUT, CONGESTION, FastTLSTransport, Limits
 
 HANDSHAKE_TIMEOUT = 30.0
 _LIMITS = Limits(HANDSHAKE_TIMEOUT, CLOSE_TIMEOUT)
+
+
+def client_limits(congestion: str | None = CONGESTION) -> Limits:
+    """Usual limits with a congestion control (see :class:`Limits`)."""
+    return Limits(HANDSHAKE_TIMEOUT, CLOSE_TIMEOUT, congestion)
 
 
 def wrap_server_tls(

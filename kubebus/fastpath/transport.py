@@ -67,17 +67,20 @@ class CloseTimeout(ConnectionLost):
     """The peer did not answer the end of the TLS connection in time."""
 
 
+CONGESTION = "bbr"
+"""It keeps going on paths that lose packets, and keeps their queues short. Linux has it, where a module is loaded."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Seconds that the peer may take for its handshake (``None``: somebody else watches), and to end TLS.
 
-    :ivar congestion: the congestion control to use where the kernel has it; ``None`` for its default. BBR keeps going
-        on paths that lose packets, and keeps their queues short.
+    :ivar congestion: the congestion control to use where the kernel has it; ``None`` for the kernel's default.
     """
 
     handshake: float | None
     close: float
-    congestion: str | None = "bbr"
+    congestion: str | None = CONGESTION
 
 
 class IViewReceiver(Interface):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
+from appengine.tap.options import Options as EdgeOptions
 from kubebus.tap.options import Options
 
 
@@ -35,3 +36,19 @@ class SecretsTests(SynchronousTestCase):
     def test_standalone_and_no_kubernetes_need_none(self) -> None:
         self.assertTrue(self.parse("--standalone")["standalone"])
         self.assertFalse(self.parse()["all-namespaces"])
+
+
+class CongestionTests(SynchronousTestCase):
+    def parse(self, *arguments: str) -> object:
+        options = EdgeOptions()
+        options.parseOptions(arguments)
+        return options["congestion"]
+
+    def test_a_name_or_the_kernels_own(self) -> None:
+        self.assertEqual("bbr", self.parse())
+        self.assertEqual("cubic", self.parse("--congestion", "cubic"))
+        self.assertIsNone(self.parse("--congestion", "default"))
+
+    def test_what_is_no_name(self) -> None:
+        error = self.assertRaises(UsageError, self.parse, "--congestion", "BBR v2")
+        self.assertIn("lower-case", str(error))
