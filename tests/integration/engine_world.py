@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial import unittest
 
 from appengine.mounts import mounts_below, unmount
+from appengine.runtime import Runtime
 from appengine.service import Engine as PodEngine
 from appengine.testing import FixedNetwork, NoFirewall, place
 from metasync.keys import NodeKeys
@@ -86,10 +87,15 @@ class EngineTestCase(SharedWorld, unittest.TestCase):
             self.directory / "engine",
             # This process is not in the node's namespace.
             firewall=NoFirewall(),
+            runtime=self.make_runtime(),
             **options,
         )
         self.engine.startService()
         return self.engine
+
+    def make_runtime(self) -> Runtime | None:
+        """Another than the pod engine makes for itself."""
+        return None
 
     async def stop_engine(self) -> None:
         if self.engine is not None:

@@ -8,11 +8,17 @@ from typing import Any
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
+from appengine.dockerconnection import Patience
+from appengine.dockerengine import DockerEngine
+from appengine.runtime import Runtime
 from metasync.model import KeyRange
 from tests.integration.engine_world import EngineTestCase, Json, pod_manifest
 
 
 class EngineRestartTestCase(EngineTestCase):
+    def make_runtime(self) -> Runtime:
+        return DockerEngine(self.reactor, self.docker.url, "default", "edge-1", Patience(1.0, 3.0))
+
     async def node_ready(self) -> tuple[str, str, str]:
         found = await self.store.range(KeyRange.single(self.keys.reported_node))
         if not found.kvs:
