@@ -87,7 +87,7 @@ class Forwarder:
 
     def from_link(self, port: Port, payloads: list[bytes]) -> None:
         """Packets from a node, in whom nothing is trusted."""
-        lookup, mtu, counters = self.routes.lookup, self._mtu, port.counters
+        lookup, known, mtu, counters = self.routes.lookup, self.routes.known, self._mtu, port.counters
         outlets: set[Outlet] = set()
         for payload in payloads:
             try:
@@ -95,10 +95,10 @@ class Forwarder:
             except MalformedPacket:
                 counters.malformed += 1
                 continue
-            if lookup(source) is not port:
+            if known.get(source) is not port and lookup(source) is not port:
                 counters.spoofed += 1
                 continue
-            target = lookup(destination)
+            target = known.get(destination) or lookup(destination)
             if target is None:
                 counters.unroutable += 1
             elif target.outlet is not None:
@@ -141,11 +141,11 @@ class Forwarder:
 
     def from_host(self, payloads: list[bytes]) -> None:
         """Packets that the host's kernel routed to us; it has checked them."""
-        lookup, host = self.routes.lookup, self.host
+        lookup, known, host = self.routes.lookup, self.routes.known, self.host
         outlets: set[Outlet] = set()
         for payload in payloads:
             source, destination = addresses_of(payload)
-            target = lookup(destination)
+            target = known.get(destination) or lookup(destination)
             if target is None or target.host:
                 if not is_multicast(destination):
                     host.counters.unroutable += 1
