@@ -4,7 +4,8 @@
 ``python -m benchmarks.metasync_mirror [--keys N] [--size BYTES] [--no-mirror]``. Needs etcd and etcdctl. Both start
 from the same etcd with N keys. The sync goes to a node's SQLite store, the mirror to a second etcd. A mirror that was
 stopped begins anew: it keeps no place, and writes key by key, so that it takes minutes where the sync takes seconds.
-Bytes are counted on the wire in both directions.
+Bytes are counted on the wire in both directions. The sync's memory is how far the resident set of this process, which
+has both of its ends and etcd's client, rose above where it stood when the measurement began.
 """
 
 from __future__ import annotations
@@ -169,17 +170,30 @@ class Bench:
         before, began = count(), time.monotonic()
         self._round += 1
         await cloud.txn((), [Put(LAST, b"%d" % self._round)])
+        resident = forget_peak()
         start()
         await until(self.reactor, lambda: self._arrived(copy), f"{what} by {who}", 900)
         taken = time.monotonic() - began
         mark = KeyRange.prefix(PREFIX)
         surplus = (await copy.range(mark, limit=1)).count - (await cloud.range(mark, limit=1)).count
         left = f"   ({surplus} deleted keys still there)" if surplus else ""
-        print(f"{what:40} {who:12} {(count() - before) / 1e6:10.3f} MB {taken:8.2f} s{left}", flush=True)
+        memory = f"   +{(peak() - resident) >> 20} MiB resident" if who == "kubebus" else ""
+        print(f"{what:40} {who:12} {(count() - before) / 1e6:10.3f} MB {taken:8.2f} s{memory}{left}", flush=True)
 
     async def _arrived(self, copy: Any) -> bool:
         found = (await copy.range(KeyRange.single(LAST))).kvs
         return bool(found) and found[0].value == b"%d" % self._round
+
+
+def forget_peak() -> int:
+    """Let the peak of this process's resident set begin anew. Returns what it is now, in bytes (``proc(5)``)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 async def _nothing() -> None:

@@ -14,7 +14,8 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from metasync.data import add_data_feeds
+from metasync.collecting import KEEP_SECONDS, StampCollector
+from metasync.data import add_data_feeds, feed_name
 from metasync.feeds import Outlet, spawn
 from metasync.interfaces import Store
 from metasync.keys import NodeKeys, cursor_key, sync_prefix
@@ -40,6 +41,7 @@ class SyncClientService(Service):
     :param store: the node's own. It is complete without the service.
     :param jitter: a number from 0 to 1, at random.
     :param longest_wait: the longest pause between attempts, in seconds.
+    :param keep_deletions: seconds that the stamp of a deletion stays at least (:mod:`metasync.collecting`).
     :ivar lineage: marks the store's history; :ivar stamper: stamps its data.
     """
 
@@ -55,6 +57,7 @@ class SyncClientService(Service):
         *,
         jitter: Callable[[], float] = random,
         longest_wait: float = LONGEST_WAIT,
+        keep_deletions: float = KEEP_SECONDS,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
@@ -65,6 +68,7 @@ class SyncClientService(Service):
         self._longest_wait = longest_wait
         self.lineage = Lineage(store, network, node)
         self.stamper = Stamper(store, network, node)
+        self.collector = StampCollector(reactor, store, self.stamper, self._horizons, keep_deletions)
         self._session: SyncSession | None = None
         self._last: list[dict[str, Any]] = []
         self._synced = 0
@@ -75,6 +79,7 @@ class SyncClientService(Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
+        self.collector.start()
         self._task = Deferred.fromCoroutine(self._run())
         self._task.addErrback(self._crashed)
 
@@ -82,6 +87,7 @@ class SyncClientService(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self.lineage.stop()
         self.stamper.stop()
+        self.collector.stop()
         task, self._task = self._task, None
         if self._session is not None:
             self._session.broken(ConnectionAbortedError("the node stops"))
@@ -177,6 +183,15 @@ class SyncClientService(Service):
 
     def _not_saved(self, error: Exception) -> None:
         self.log.warn("the scopes of node {node} could not be saved: {error}", node=self._node, error=error)
+
+    async def _horizons(self) -> dict[str, int]:
+        """By scope what the cloud has of this node's, while it is there. In ``all`` and the node's own scope, that is:
+        a site's scope is shared with neighbours too, of whom nobody here knows what they have.
+        """
+        sources = self._session.feeds.sources if self._session is not None else {}
+        ours = ("all", f"node.{self._node}")
+        found = {scope: sources.get(feed_name(scope)) for scope in ours}
+        return {scope: feed.status.synced_revision or 0 for scope, feed in found.items() if feed is not None}
 
     def unsynced(self) -> int:
         """The revision of the node's store up to which the cloud has everything (0: nothing is known)."""

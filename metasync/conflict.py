@@ -82,11 +82,14 @@ def _is_count(number: Any) -> bool:
     return type(number) is int and 0 < number < _MAX_NUMBER
 
 
-def write(previous: Version | None, origin: str, value: bytes | None) -> Version:
-    """The version of a write (``None``: a deletion) at ``origin``, where ``previous`` stood."""
+def write(previous: Version | None, origin: str, value: bytes | None, floor: int = 0) -> Version:
+    """The version of a write (``None``: a deletion) at ``origin``, where ``previous`` stood.
+
+    :param floor: the greatest counter of what may have stood there before, and is forgotten.
+    """
     seen = dict(previous.seen) if previous else {}
     seen[origin] = seen.get(origin, 0) + 1
-    return Version((previous.counter if previous else 0) + 1, origin, tuple(sorted(seen.items())), digest_of(value))
+    return Version((previous.counter if previous else floor) + 1, origin, tuple(sorted(seen.items())), digest_of(value))
 
 
 @dataclass(frozen=True, slots=True)

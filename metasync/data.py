@@ -25,8 +25,11 @@ from metasync.wire import ProtocolError
 _MAX_ECHOES = 10_000
 
 
+FEED_PREFIX = "data/"
+
+
 def feed_name(scope: str) -> str:
-    return f"data/{scope}"
+    return FEED_PREFIX + scope
 
 
 def add_data_feeds(
@@ -136,6 +139,7 @@ class DataTarget(TargetFeed):
         self._forget_parts()
         for _ in range(ATTEMPTS):
             entries = await read_entries(self._store, self._stamper.keys, [self._scope + name for name in records])
+            await self._stamper.learn_floors(entries)
             ops: list[Op] = []
             compares = [Compare.unchanged(self._cursor_key, self._cursor_mod)]
             for entry, (version, value) in zip(entries, records.values(), strict=True):

@@ -83,9 +83,13 @@ def sync_prefix(network: str) -> str:
     return f"{network_prefix(network)}sync/"
 
 
+def cursors_prefix(network: str) -> str:
+    return f"{sync_prefix(network)}cursors/"
+
+
 def cursor_key(network: str, node: str, feed: str) -> bytes:
     """Where the target of a node's feed keeps its cursor."""
-    return f"{sync_prefix(network)}cursors/{node}/{feed}".encode()
+    return f"{cursors_prefix(network)}{node}/{feed}".encode()
 
 
 def nodes_prefix(network: str) -> str:

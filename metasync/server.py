@@ -10,11 +10,13 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
-from metasync.data import add_data_feeds
+from metasync.collecting import KEEP_SECONDS, StampCollector
+from metasync.data import FEED_PREFIX, add_data_feeds
 from metasync.feeds import Outlet, Rate, spawn
 from metasync.interfaces import Store, StoreError
-from metasync.keys import NodeKeys, cursor_key, network_prefix
+from metasync.keys import NodeKeys, cursor_key, cursors_prefix, network_prefix
 from metasync.lineage import Lineage
+from metasync.model import Delete, KeyRange
 from metasync.session import Feeds, SyncSession
 from metasync.shared import SharedWatchStore
 from metasync.source import SourceFeed
@@ -67,6 +69,7 @@ class SyncServerFactory(ServerFactory):
 
     :param name: this server's, to tell it from others of the same store.
     :param scopes: the scopes of application data that a node shares in, asked at each session.
+    :param keep_deletions: seconds that the stamp of a deletion stays at least (:mod:`metasync.collecting`).
     """
 
     log = Logger()
@@ -79,6 +82,7 @@ class SyncServerFactory(ServerFactory):
         network: str,
         name: str = "server",
         scopes: Callable[[str], Sequence[str]] = default_scopes,
+        keep_deletions: float = KEEP_SECONDS,
     ) -> None:
         self._reactor = reactor
         self._store = SharedWatchStore(reactor, store, network_prefix(network).encode(), self._store_failed)
@@ -87,6 +91,8 @@ class SyncServerFactory(ServerFactory):
         self._stamper = Stamper(self._store, network, "@cloud")
         self._scopes = scopes
         self._sessions: dict[str, SyncSession] = {}
+        self._known: dict[tuple[str, str], int] = {}
+        self.collector = StampCollector(reactor, self._store, self._stamper, self._horizons, keep_deletions)
         self._retry: IDelayedCall | None = None
         self._stopped = False
 
@@ -100,6 +106,7 @@ class SyncServerFactory(ServerFactory):
         await self._store.start()
         await self._stamper.start()
         await self._lineage.start()
+        self.collector.start()
 
     @property
     def ready(self) -> bool:
@@ -116,6 +123,8 @@ class SyncServerFactory(ServerFactory):
         self._end_sessions(ConnectionAbortedError("the server stops"))
 
     def _let_go(self) -> None:
+        self.collector.stop()
+        self._known.clear()
         self._lineage.stop()
         self._stamper.stop()
         self._store.stop()
@@ -180,7 +189,47 @@ class SyncServerFactory(ServerFactory):
     def _ended(self, session: SyncSession, reason: Exception) -> None:
         for node, current in list(self._sessions.items()):
             if current is session:
+                self._note_known(node, session)
                 del self._sessions[node]
+
+    def forget(self, node: str) -> None:
+        """A node has been removed for good: nobody waits for it any more. Should it return, all of it is compared."""
+        for key in [key for key in self._known if key[0] == node]:
+            del self._known[key]
+        cursors = Delete(KeyRange.prefix(f"{cursors_prefix(self._network)}{node}/".encode()))
+        spawn(self._forget(cursors), lambda error: self._not_forgotten(node, error))
+
+    async def _forget(self, cursors: Delete) -> None:
+        await self._store.txn((), [cursors])
+
+    def _not_forgotten(self, node: str, error: Exception) -> None:
+        self.log.warn("the cursors of {node} could not be deleted: {error}", node=node, error=error)
+
+    def _note_known(self, node: str, session: SyncSession) -> None:
+        """What a node is known to have of each scope."""
+        for name, feed in session.feeds.sources.items():
+            if name.startswith(FEED_PREFIX):
+                self._known[node, name] = feed.status.synced_revision or 0
+
+    async def _horizons(self) -> dict[str, int]:
+        """By scope what every member has: every node that has ever sent something for it, or is here now.
+
+        A node that was not here since this server started may have anything.
+        """
+        for node, session in self._sessions.items():
+            self._note_known(node, session)
+        prefix = cursors_prefix(self._network).encode()
+        cursors = await self._store.range(KeyRange.prefix(prefix), keys_only=True)
+        members = set(self._known)
+        for kv in cursors.kvs:
+            node, _, name = kv.key[len(prefix) :].decode().partition("/")
+            members.add((node, name))
+        horizons: dict[str, int] = {}
+        for node, name in members:
+            if name.startswith(FEED_PREFIX):
+                scope, known = name.removeprefix(FEED_PREFIX), self._known.get((node, name), 0)
+                horizons[scope] = min(horizons.get(scope, known), known)
+        return horizons
 
     def status(self) -> dict[str, Any]:
         """How the sync stands, by node: JSON-able."""

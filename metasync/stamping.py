@@ -38,6 +38,10 @@ class DataKeys:
         return f"{sync_prefix(self.network)}stamps/".encode()
 
     @property
+    def floors(self) -> bytes:
+        return f"{sync_prefix(self.network)}floors/".encode()
+
+    @property
     def conflicts(self) -> bytes:
         return f"{sync_prefix(self.network)}conflicts/".encode()
 
@@ -109,6 +113,7 @@ class Stamper(WatchObserver):
         self._dirty: set[bytes] = set()
         self._working = False
         self._watch: Watch | None = None
+        self._floors: dict[bytes, int] = {}
 
     @property
     def origin(self) -> str:
@@ -191,6 +196,7 @@ class Stamper(WatchObserver):
         """Writes of one revision are stamped in one, so that they travel together."""
         for _ in range(ATTEMPTS):
             entries = [e for e in await read_entries(self._store, self.keys, sorted(names | self._dirty)) if e.dirty]
+            await self.learn_floors(entries)
             if not entries or await self._write(entries):
                 return
         raise StoreUnavailable("application data changes too fast to be stamped")
@@ -205,9 +211,15 @@ class Stamper(WatchObserver):
                 return False
         return True
 
+    async def learn_floors(self, entries: Iterable[Entry]) -> None:
+        """To be called between reading entries and :meth:`version_of`: some may have had a stamp that is gone."""
+        if any(entry.stamp is None for entry in entries):
+            found = await self._store.range(KeyRange.prefix(self.keys.floors))
+            self._floors = {kv.key[len(self.keys.floors) :]: int(kv.value) for kv in found.kvs}
+
     def version_of(self, entry: Entry) -> Version:
         """An entry's version; for a dirty one the version that it gets."""
         version = entry.version
         if version is None or entry.dirty:
-            return write(version, self.origin, entry.value)
+            return write(version, self.origin, entry.value, self._floors.get(entry.name.partition(b"/")[0], 0))
         return version

@@ -170,10 +170,11 @@ def _last(file: Path) -> int:
 
 def _pick_moment(folder: Path, side: str, random: Random) -> None:
     """While it starts, or after so many writes or applied deltas: whatever the machine's speed, all of them come."""
-    watched, most = random.choice([("none", 0), ("acknowledged", 50), ("applied", 12), ("applied", 12)])
+    moments = [("none", 0, 0.1), ("none", 0, 0.3), ("acknowledged", 40, 0.5), ("applied", 12, 1.3)]
+    watched, most, seconds = random.choice(moments)
     file = folder / f"{side}.{watched}"
     wanted = _size(file) + random.randint(1, max(1, most))
-    end = time.monotonic() + (1.2 if most else random.uniform(0.0, 0.1))
+    end = time.monotonic() + (seconds if most else random.uniform(0.0, seconds))
     while time.monotonic() < end and _size(file) < wanted:
         time.sleep(0.002)
 

@@ -163,6 +163,69 @@ class DataTests(SynchronousTestCase):
         self.world.settle(5)
         self.everywhere({"a": "1"})
 
+    def collected(self) -> dict[str, int]:
+        for side in self.world.stores:
+            self.world.collect(side)
+        self.world.settle(2)
+        return {side: self.world.collect(side) for side in self.world.stores}
+
+    def test_stampsOfDeletionsGoOnceAllHaveThem(self) -> None:
+        self.world.write("n1", all_a="1", all_b="1")
+        self.world.settle()
+        self.world.write("n2", all_a=None)
+        self.world.settle(60)
+        self.assertEqual(self.collected(), {"cloud": 1, "n1": 1, "n2": 1})
+        self.world.settle()
+        self.assertEqual({side: self.world.stamps(side) for side in self.world.stores}, {"cloud": 1, "n1": 1, "n2": 1})
+        self.everywhere({"b": "1"})
+        self.world.write("n2", all_a="again")
+        self.world.settle()
+        self.everywhere({"a": "again", "b": "1"})
+
+    def test_theyStayWhileAMemberIsAway(self) -> None:
+        """It comes back with a write that is older than the deletion."""
+        self.world.write("cloud", all_k="1")
+        self.world.settle()
+        self.world.cut("n1")
+        self.world.write("n1", all_k="old")
+        for value in ("2", "3", None):
+            self.world.write("cloud", all_k=value)
+            self.world.quiet()
+        self.assertEqual(self.collected()["cloud"], 0)
+        self.world.settle(60)
+        self.assertEqual(self.collected()["cloud"], 0)
+        self.world.mend("n1")
+        self.world.settle(5)
+        self.everywhere({})
+        self.assertEqual(self.collected()["cloud"], 1)
+
+    def test_nobodyWaitsForANodeThatWasRemoved(self) -> None:
+        self.world.write("n1", all_k="1")
+        self.world.settle()
+        self.world.cut("n1")
+        self.world.clients.pop("n1").stopService()
+        del self.world.stores["n1"]
+        self.world.write("n2", all_k=None)
+        self.world.settle()
+        self.assertEqual(self.collected()["cloud"], 0)
+        self.assertEqual(self.world.stamps("cloud"), 1)
+        self.world.server.forget("n1")
+        self.world.settle()
+        self.collected()
+        self.assertEqual(self.world.stamps("cloud"), 0)
+
+    def test_aNewWriteWinsWhereTheDeletionStillStands(self) -> None:
+        """The writer has forgotten the deletion, the cloud has not."""
+        for value in ("1", "2", "3", None):
+            self.world.write("n1", all_k=value)
+            self.world.settle()
+        self.world.collect("n1")
+        self.world.settle(2)
+        self.assertEqual(self.world.collect("n1"), 1)
+        self.world.write("n1", all_k="new")
+        self.world.settle()
+        self.everywhere({"k": "new"})
+
     def test_afterACompactionTooEverythingArrives(self) -> None:
         self.world.write("cloud", **{f"all_{i}": "x" for i in range(100)})
         self.world.settle()
@@ -231,6 +294,10 @@ class Partitions(RuleBasedStateMachine):
         if store.revision > store._compacted:
             now(store.compact(store.revision))
 
+    @rule(side=sides)
+    def collect(self, side: str) -> None:
+        self.world.collect(side)
+
     @precondition(lambda self: hasattr(self, "world"))
     @rule()
     def agree(self) -> None:
@@ -245,8 +312,9 @@ class Partitions(RuleBasedStateMachine):
         self._delete_for_good(states["cloud"])
 
     def _stamps(self, side: str) -> dict[bytes, bytes]:
+        """Those of deletions go here sooner and there later."""
         found = now(self.world.stores[side].range(KeyRange.prefix(KEYS.stamps)))
-        return {kv.key: kv.value for kv in found.kvs}
+        return {kv.key: kv.value for kv in found.kvs if not Version.unpack(kv.value).deleted}
 
     def _delete_for_good(self, state: dict[str, str]) -> None:
         """A deletion that has seen everything wins against all of it."""

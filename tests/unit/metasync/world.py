@@ -15,6 +15,8 @@ from tests.unit.metasync.pairs import FakePeer, PumpedEndpoint, now
 
 DATA = data_prefix("default").encode()
 KEYS = DataKeys("default")
+KEEP = 1.0
+"""Seconds that stamps of deletions stay, when :meth:`World.collect` is called."""
 
 
 class World:
@@ -23,12 +25,19 @@ class World:
     def __init__(self, *nodes: str) -> None:
         self.clock = Clock()
         self.stores = {name: MemoryStore(self.clock, max_txn_ops=1000) for name in ("cloud", *nodes)}
-        self.server = SyncServerFactory(self.clock, self.stores["cloud"], "default")
+        self.server = SyncServerFactory(self.clock, self.stores["cloud"], "default", keep_deletions=KEEP)
         now(self.server.start())
         self.endpoints = {name: PumpedEndpoint(self.server, FakePeer(name=name)) for name in nodes}
         self.clients = {
             name: SyncClientService(
-                self.clock, endpoint, self.stores[name], "default", name, jitter=lambda: 0.0, longest_wait=2.0
+                self.clock,
+                endpoint,
+                self.stores[name],
+                "default",
+                name,
+                jitter=lambda: 0.0,
+                longest_wait=2.0,
+                keep_deletions=KEEP,
             )
             for name, endpoint in self.endpoints.items()
         }
@@ -56,6 +65,16 @@ class World:
         prefix = DATA + scope.encode() + b"/"
         found = now(self.stores[side].range(KeyRange.prefix(prefix)))
         return {kv.key[len(prefix) :].decode(): kv.value.decode() for kv in found.kvs}
+
+    def collect(self, side: str) -> int:
+        """Remove the stamps of deletions that are old enough and known to all. How many."""
+        collector = self.server.collector if side == "cloud" else self.clients[side].collector
+        count: int = now(collector.collect())
+        return count
+
+    def stamps(self, side: str) -> int:
+        found = now(self.stores[side].range(KeyRange.prefix(KEYS.stamps)))
+        return len(found.kvs)
 
     def losers(self, side: str, name: str) -> list[tuple[str, bytes | None]]:
         """The origin (without its store's identity) and value of what lost at a key."""
