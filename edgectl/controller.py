@@ -179,6 +179,7 @@ class EdgeController(Service):
 
     async def _stop(self) -> None:
         self._ready = False
+        self._log.info("edge controller stops; it has made {lists} LIST requests", lists=self.lists)
         self._mirror.stop()
         for informer in self._informers():
             informer.stop()

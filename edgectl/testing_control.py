@@ -388,7 +388,7 @@ class SimulatedEdge:
         self._store = store
         self._keys = NodeKeys(network, node)
         self._prefix = f"{self._keys.desired}pods/".encode()
-        self._subnet = subnet
+        self.subnet = subnet
         self._pods: dict[bytes, Object] = {}
         self._writing: Deferred[Any] = succeed(None)
         self._watch: Watch | None = None
@@ -444,7 +444,7 @@ class SimulatedEdge:
             self._report(pod, "Running", False)
 
     def _report(self, pod: Object, phase: str, gone: bool) -> None:
-        address = f"{self._subnet}{2 + sum(pod['metadata']['uid'].encode()) % 250}"
+        address = f"{self.subnet}{2 + sum(pod['metadata']['uid'].encode()) % 250}"
         running = phase == "Running"
         state = {"running": {"startedAt": _STARTED}} if running else {"terminated": {"exitCode": 0}}
         status = {
