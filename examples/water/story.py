@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -221,16 +220,15 @@ def tank_is_cut(world: WaterWorld, record: Record) -> str:
 
 def _put_in_turn(world: WaterWorld, tank: Edge, name: str, side: str, values: tuple[float, ...]) -> None:
     """Write a set-point at one side, each value once the one before has been stamped as a write of its own."""
-    place = tank.kubebus if side == "site" else world.kubebus
-    stamp = f"/kubebus/default/sync/stamps/{SET_POINTS}{name}"
-
-    def stamped() -> object:
-        return json.loads(place("--json", "meta", "get", "--prefix", stamp))["kvs"]
-
+    where = tank if side == "site" else None
     for value in values:
-        before = stamped()
-        put(place, name, value)
-        wait_until(lambda before=before: stamped() != before, 30, f"{name} = {value:g} to be counted")  # type: ignore[misc]
+        before = world.stamp(f"{SET_POINTS}{name}", where)
+        put(where.kubebus if where else world.kubebus, name, value)
+
+        def counted(before: object = before) -> bool:
+            return world.stamp(f"{SET_POINTS}{name}", where) != before
+
+        wait_until(counted, 30, f"{name} = {value:g} to be counted")
 
 
 @CUT.step("the link returns: both sides agree, by the written rule; what lost is kept")

@@ -102,7 +102,7 @@ class WaterWorld(World):
             changes = ["ENV PYTHONPATH=/app", "ENV PYTHONUNBUFFERED=1", "ENV PATH=/usr/bin:/bin"]
             for edge in self.edges:
                 edge.engine.load_image(IMAGE, rootfs, changes)
-            self._places = [self._device_place(number, site) for number, site in enumerate(SITES, 1)]
+            self._device_places = [self._device_place(number, site) for number, site in enumerate(SITES, 1)]
             self.plant = self.new_plant(scale)
         except BaseException:
             self.close()
@@ -115,7 +115,7 @@ class WaterWorld(World):
 
     def new_plant(self, scale: float, first: int = 1) -> PlantRun:
         """A plant and its field devices, at the beginning of its first day, waiting to be let go."""
-        return self._kept.enter_context(PlantRun(Run.current().directory("plant"), self._places, scale, first))
+        return self._kept.enter_context(PlantRun(Run.current().directory("plant"), self._device_places, scale, first))
 
     def record(self) -> list[dict[str, Any]]:
         """Every sample of the plant so far; see ``plant.py``."""
@@ -135,6 +135,11 @@ class WaterWorld(World):
     def at_site(self, edge: Edge, prefix: str) -> dict[str, str]:
         """The same of a site's."""
         return _found(edge.socket, prefix)
+
+    def stamp(self, key: str, where: Edge | None = None) -> list[dict[str, Any]]:
+        """The counter and origin of a key of the application data, in the cloud or at a site."""
+        administration = self.cloud_socket if where is None else where.socket
+        return _below(administration, f"/kubebus/default/sync/stamps/{key}")
 
     def decisions(self, where: Edge | None = None) -> list[dict[str, Any]]:
         """The controller's decisions as the cloud, or the site, has them."""
@@ -158,10 +163,14 @@ class WaterWorld(World):
 
 
 def _found(administration: Path, prefix: str) -> dict[str, str]:
+    return {kv["key"]: kv["value"] for kv in _below(administration, f"{DATA}/{prefix}")}
+
+
+def _below(administration: Path, prefix: str) -> list[dict[str, Any]]:
     # What `kubebus meta get --prefix` does, without a process for each question.
-    query = urlencode({"prefix": f"{DATA}/{prefix}", "limit": 10_000})
+    query = urlencode({"prefix": prefix, "limit": 10_000})
     try:
-        answer = AdminClient(str(administration)).get(f"/v1/meta/keys?{query}")
+        found: list[dict[str, Any]] = AdminClient(str(administration)).get(f"/v1/meta/keys?{query}")["kvs"]
     except AdminError as error:
         raise LabError(str(error)) from error
-    return {kv["key"]: kv["value"] for kv in answer["kvs"]}
+    return found
