@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import closing
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from examples.demo.world import Edge, World
+from examples.demo.world import CHECKOUT, Edge, World
 from tests.lab.namespace import checked
 from tests.lab.waiting import wait_until
 from tests.lab.world import SharedWorld
@@ -35,6 +36,28 @@ connection.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", 
 print(connection.getresponse().read().decode())
 """
 """Run in a pod's network with what is mounted there (busybox has no TLS to speak of)."""
+
+SECRET = "for-the-other-alone"
+CALL_LOG = """
+import http.client, json, ssl, sys, tempfile
+proof = json.load(sys.stdin)
+context = ssl._create_unverified_context()
+if "identity" in proof:
+    mine = json.load(open(proof["identity"] + "/credentials.json"))
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(mine["certificate"] + mine["key"])
+        file.flush()
+        context.load_cert_chain(file.name)
+headers = {"Authorization": "Bearer " + proof["token"]} if "token" in proof else {}
+try:
+    connection = http.client.HTTPSConnection("10.250.0.1", 6443, timeout=10, context=context)
+    connection.request("POST", "/api/v1/namespaces/default/pods/victim/exec?command=cat&command=/config/value&stdout=1",
+                       headers=headers)
+    answer = connection.getresponse()
+    print(answer.status, answer.read().decode())
+except (ssl.SSLError, ConnectionResetError) as error:
+    print(type(error).__name__, error)
+"""
 
 
 def pod(name: str, node: str, *, config: str = "") -> dict[str, Any]:
@@ -180,3 +203,34 @@ class DaemonsTests(DaemonsCase):
         flows = edge.site.node.run(["ss", "-Htn", "dst", f"{self.world.net.eip_address}:443"]).stdout
         (port,) = {line.split()[3].rpartition(":")[2] for line in flows.splitlines()}
         return port
+
+    def test_a_node_can_do_nothing_to_another(self) -> None:
+        """With its own key, as another node's, through the sync, the link's streams and the API of logs and exec."""
+        world, (edge, other) = self.world, self.world.edges
+        world.kubectl.apply(config_map("private", SECRET), pod("victim", other.name, config="private"))
+        victim = world.wait_running("victim")
+        (container,) = other.containers("victim")
+        world.kubectl.apply(pod("own", edge.name))
+        world.wait_running("own")
+        token = edge.execute("own", "cat", f"{MOUNT}/token")
+        for proof in ({}, {"token": token}, {"identity": str(edge.path / "identity")}):
+            self.assertNotIn(SECRET, self.call_api(edge, proof), "the log and the shell of the other's pod stay closed")
+            self.assertRegex(self.call_api(edge, proof), "^(401|403|SSLError|ConnectionResetError)")
+        assert edge.agent is not None
+        edge.agent.stop()
+        self.addCleanup(edge.boot)
+        command = [sys.executable, "-m", "tests.integration.hostile_process", str(edge.path), other.name]
+        hostile = edge.site.node.command([*command, victim["metadata"]["uid"]])
+        told = json.loads(checked(hostile, timeout=60, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}).stdout)
+        self.assertNotIn("open", told["services"]["kubelet/1"])
+        self.assertIn("open", told["services"]["metasync/1"], "it was connected, so it did try")
+        self.assertNotIn(SECRET, json.dumps(told["store"]))
+        reported = world.kubebus("meta", "get", "--prefix", f"/kubebus/default/nodes/{other.name}/")
+        self.assertIn("victim", reported)
+        self.assertNotIn("forged-by-another", reported)
+        self.assertTrue(world.node_ready(other.name))
+        self.same_run(other, "victim", container)
+
+    def call_api(self, edge: Edge, proof: dict[str, str]) -> str:
+        command = edge.site.node.command([sys.executable, "-c", CALL_LOG])
+        return checked(command, input=json.dumps(proof), check=False, timeout=20).stdout.strip()
