@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from docker.errors import NotFound
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial import unittest
@@ -42,6 +44,19 @@ def pod_manifest(
         "metadata": {"name": name, "namespace": "default", "uid": uid or str(uuid4()), "labels": {"app": name}},
         "spec": {"containers": [main], "terminationGracePeriodSeconds": 5, **(spec or {})},
     }
+
+
+def remove_all(engine: Engine) -> None:
+    """Remove all containers, several at once, and the pods' network."""
+    with closing(engine.client()) as client, ThreadPoolExecutor(4) as threads:
+
+        def remove(each: Any) -> None:
+            with suppress(NotFound):
+                client.api.remove_container(each["Id"], force=True)
+
+        list(threads.map(remove, client.api.containers(all=True)))
+        for network in client.networks.list(names=["kubebus-default"]):
+            network.remove()
 
 
 class EngineTestCase(SharedWorld, unittest.TestCase):
@@ -108,11 +123,7 @@ class EngineTestCase(SharedWorld, unittest.TestCase):
         shutil.rmtree(self.directory)
 
     def remove_containers(self) -> None:
-        with closing(self.docker.client()) as client:
-            for container in client.containers.list(all=True, ignore_removed=True):
-                container.remove(force=True)
-            for network in client.networks.list(names=["kubebus-default"]):
-                network.remove()
+        remove_all(self.docker)
 
     # -- the store ----------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from kubebus.adminclient import AdminClient
 from metasync.keys import NodeKeys
 from metasync.model import Put
 from metasync.sqlite_file import SQLiteFile
-from tests.integration.engine_world import SLEEP, Json, pod_manifest
+from tests.integration.engine_world import SLEEP, Json, pod_manifest, remove_all
 from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.namespace import Namespace
@@ -78,11 +78,7 @@ class AgentTestCase(SharedWorld, unittest.SynchronousTestCase):
         self.agent.close()
         if self.keep_containers:
             return
-        with closing(self.docker.client()) as client:
-            for container in client.containers.list(all=True, ignore_removed=True):
-                container.remove(force=True)
-            for network in client.networks.list(names=["kubebus-default"]):
-                network.remove()
+        remove_all(self.docker)
         for point in mounts_below(self.directory):
             unmount(point)
         shutil.rmtree(self.directory)
