@@ -5,6 +5,7 @@ Controller and engine share one store here; carrying it between them is the sync
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -124,6 +125,36 @@ class KubectlToContainerTests(EngineTestCase):
         self.assertEqual((b"x" * 100_000, 3), (done.stdout, done.returncode))
         self.assertIn(b"oops", done.stderr)
         await self.kubectl("delete", "pod", "older", "--timeout=40s")
+
+    async def test_attach(self) -> None:
+        await self.run_pod("attached", command=["sh", "-c", "read line; echo got $line; sleep 1000"], stdin=True)
+        command = self.server.kubectl.command("attach", "-i", "attached")
+        attach = await deferToThread(
+            subprocess.Popen, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self.addCleanup(attach.wait)
+        self.addCleanup(attach.kill)
+        assert attach.stdin is not None and attach.stdout is not None
+        self.addCleanup(attach.stdout.close)
+        self.addCleanup(attach.stdin.close)
+        attach.stdin.write(b"hello\n")
+        attach.stdin.flush()
+        self.assertEqual(b"got hello\n", await deferToThread(attach.stdout.readline))
+        await self.kubectl("delete", "pod", "attached", "--timeout=40s")
+
+    async def test_what_top_is_made_of(self) -> None:
+        """metrics-server reads the Summary API of each node; here it is read by way of the API server."""
+        for name in ("first", "second"):
+            await self.run_pod(name)
+        told = json.loads(await self.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/stats/summary"))
+        self.assertEqual(NODE, told["node"]["nodeName"])
+        self.assertGreater(told["node"]["memory"]["workingSetBytes"], 0)
+        pods = {pod["podRef"]["name"]: pod["containers"] for pod in told["pods"]}
+        for name in ("first", "second"):
+            (container,) = pods[name]
+            self.assertGreater(container["memory"]["workingSetBytes"], 0)
+            self.assertGreater(container["cpu"]["usageCoreNanoSeconds"], 0)
+            await self.kubectl("delete", "pod", name, "--timeout=40s")
 
     async def test_port_forward(self) -> None:
         await self.run_pod("served", command=["sh", "-c", "echo content > /tmp/index.html; httpd -f -p 80 -h /tmp"])
