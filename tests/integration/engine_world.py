@@ -6,13 +6,13 @@ import json
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial import unittest
@@ -51,8 +51,14 @@ def remove_all(engine: Engine) -> None:
     with closing(engine.client()) as client, ThreadPoolExecutor(4) as threads:
 
         def remove(each: Any) -> None:
-            with suppress(NotFound):
+            # The pod engine may have asked for the same just before it stopped.
+            try:
                 client.api.remove_container(each["Id"], force=True)
+            except NotFound:
+                return
+            except APIError as error:
+                if "already in progress" not in str(error):
+                    raise
 
         list(threads.map(remove, client.api.containers(all=True)))
         for network in client.networks.list(names=["kubebus-default"]):

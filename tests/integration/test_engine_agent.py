@@ -141,7 +141,7 @@ class AgentTests(AgentTestCase):
     def test_kill_9_at_any_moment_doubles_and_orphans_nothing(self) -> None:
         dice = random.Random(5)
         pods: list[Json] = []
-        for round_ in range(6):
+        for round_ in range(4):
             fresh = [
                 pod_manifest(f"r{round_}-{n}", volumeMounts=[], spec={"terminationGracePeriodSeconds": 1})
                 for n in range(3)
