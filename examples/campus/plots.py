@@ -55,7 +55,7 @@ def _course(run: dict[str, Any], frames: list[dict[str, Any]], phases: list[Phas
     for place in PLACES:
         points = [(each["time"] - first, each["seconds"]) for each in frames if _good(each) and each["place"] == place]
         points = [each for each in points if 0 <= each[0] <= last - first]
-        latency.scatter(*zip(*points, strict=True) if points else ((), ()), s=2, color=_COLOURS[place])
+        latency.scatter(*zip(*points, strict=True) if points else ((), ()), s=2, color=_COLOURS[place], rasterized=True)
     latency.axhline(DEADLINE, color="#c03020", linewidth=0.8, label="deadline")
     latency.set_ylabel("s from the camera and back")
     latency.set_ylim(0, DEADLINE * 1.2)

@@ -32,7 +32,7 @@ class Plan:
     """Something happens before the first camera: the edge cannot do this, and one node least of all."""
 
 
-SHORT = Plan(calm=4, overload=8, poor=0, cut=10, mended=5, death=8, back=5, compare=("overload",))
+SHORT = Plan(calm=3, overload=7, poor=0, cut=9, mended=4, death=6, back=3, compare=("overload",))
 """The same story for the tests."""
 
 
@@ -108,6 +108,8 @@ class Record:
     phases: list[Phase] = field(default_factory=list)
     events: list[tuple[float, str]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    uids: dict[str, str] = field(default_factory=dict)
+    """Of the pods at the edge."""
 
     def phase(self, name: str, placement: str = "balanced") -> Phase:
         return next(phase for phase in self.phases if (phase.name, phase.placement) == (name, placement))

@@ -27,7 +27,7 @@ def phase(world: CampusWorld, record: Record, name: str, placement: str = "balan
     yield now
     now.end = time.time()
     # Every frame of the phase has its outcome before anything is said of it.
-    time.sleep(DEADLINE + 1.5)
+    wait_until(lambda: world.settled(now.end), 20, "the outcome of every frame", interval=0.3)
 
 
 def go_on(seconds: float) -> None:
@@ -93,6 +93,7 @@ def pods_run(world: CampusWorld, record: Record) -> str:
     for workload in ("daemonset/vision", "deployment/vision-cloud"):
         world.kubectl("rollout", "status", workload, "--timeout=180s", timeout=190)
     seconds = time.monotonic() - began
+    record.uids = _vision(world)
     world.policy = json.loads(world.kubectl.json("get", "configmap", "balancing")["data"]["policy.json"])
     for index in range(len(EDGES)):
         for place, count in (("here", 1), ("site", 2), ("cloud", 1)):
@@ -105,6 +106,12 @@ def pods_run(world: CampusWorld, record: Record) -> str:
     return (
         f"rolled out after {seconds:.1f} s; each balancer knows its own, two others' and the cloud's detector\n{pods}"
     )
+
+
+def _vision(world: CampusWorld) -> dict[str, str]:
+    """The UIDs of the pods at the edge, by their nodes."""
+    pods = world.kubectl.json("get", "pods", "--selector=app=vision")["items"]
+    return {pod["spec"]["nodeName"]: pod["metadata"]["uid"] for pod in pods}
 
 
 def _all_up(world: CampusWorld, index: int, place: str, count: int) -> bool:
@@ -235,8 +242,7 @@ def node_returns(world: CampusWorld, record: Record) -> str:
     found = figures(world, now, settle=0)
     check_quality(found)
     check(found.answered_share >= 0.75, "at least three quarters of the frames to be answered", found)
-    vision = world.kubectl.json("get", "pods", "--selector=app=vision")["items"]
-    check(len(vision) == len(EDGES), "one vision pod on each edge node", [each["metadata"]["name"] for each in vision])
+    check(_vision(world) == record.uids, f"the pods that there were, {record.uids}", _vision(world))
     return f"camera 3 is home {seconds:.1f} s after the power came back\n{told(found)}"
 
 

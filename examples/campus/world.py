@@ -149,6 +149,15 @@ class CampusWorld(World):
             found[f"camera-{number}"] = [json.loads(line) for line in lines]
         return found
 
+    def settled(self, until: float) -> bool:
+        """Whether all frames taken before a time have an outcome: each camera has a later one, and none is missing."""
+        for frames in self.by_camera().values():
+            numbered = {each["number"]: each["time"] for each in frames if "number" in each}
+            first_after = min((number for number, at in numbered.items() if at >= until), default=None)
+            if first_after is None or not set(range(1, first_after)) <= set(numbered):
+                return False
+        return True
+
     def balancer(self, index: int) -> dict[str, Any]:
         """What the balancer of an edge node tells of itself, asked by a machine on its LAN."""
         url = f"http://{self.address(index)}:8080/status"
