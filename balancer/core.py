@@ -141,7 +141,7 @@ class Balancer:
             link.carried(item.ahead, took - min(took, work + waited), now)
         self.counts["answered"] += 1
         self.counts[f"answered {worker.place}"] += 1
-        self._rates.settled(self._source(item), now - item.came, now)
+        self._rates.settled(self._source(item), item.came, now, answered=True)
         return self._dispatch(now)
 
     def failed(self, item: Item, now: float, *, refused: bool) -> list[Command]:
@@ -284,7 +284,7 @@ class Balancer:
 
     def _refuse(self, item: Item, reason: str, now: float) -> Refuse:
         self.counts[f"refused {reason}"] += 1
-        self._rates.settled(self._source(item), None, now)
+        self._rates.settled(self._source(item), item.came, now, answered=False)
         return Refuse(item, reason)
 
     # --- For people and sources ----------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ class _Source:
     advised: float
     since: float
     last: float
+    cut: float = float("-inf")
+    """When it was told to send less, last."""
     answered: int = 0
     refused: int = 0
     slow: int = 0
@@ -44,22 +46,23 @@ class Rates:
             found.advised = wanted
         found.wanted, found.last = wanted, now
 
-    def settled(self, source: str, seconds: float | None, now: float) -> None:
-        """An item was answered after ``seconds`` in all, or was refused (``None``)."""
+    def settled(self, source: str, came: float, now: float, *, answered: bool) -> None:
+        """An item that had come at ``came`` was answered, or was refused."""
         found = self._sources.get(source)
-        if found is None:
+        # What came before the last cut says nothing of the rate since then: else one jam would be cut for many times.
+        if found is None or came < found.cut:
             return
-        if seconds is None:
-            found.refused += 1
-        else:
+        if answered:
             found.answered += 1
-            found.slow += seconds > self.patience
+            found.slow += now - came > self.patience
+        else:
+            found.refused += 1
         period = now - found.since
         if period >= _PERIOD:
-            self._adapt(found, period)
+            self._adapt(found, period, now)
             found.since, found.answered, found.refused, found.slow = now, 0, 0, 0
 
-    def _adapt(self, found: _Source, period: float) -> None:
+    def _adapt(self, found: _Source, period: float, now: float) -> None:
         settled = found.answered + found.refused
         if found.refused or found.slow * 2 > settled:
             through = found.answered / period
@@ -67,6 +70,7 @@ class Rates:
             target = min(found.advised * _DECREASE, through) if found.refused > 1 else found.advised * _DECREASE
             # One bad second cuts by a half at most.
             found.advised = max(self.least, target, found.advised / 2)
+            found.cut = now
         else:
             found.advised += _INCREASE * found.wanted
         found.advised = max(self.least, min(found.advised, found.wanted))

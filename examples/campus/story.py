@@ -192,12 +192,20 @@ def uplink_returns(world: CampusWorld, record: Record) -> str:
         )
     seconds = time.monotonic() - began
     record.figures["seconds to the cloud after the cut"] = round(seconds, 1)
+    # The cameras send more by and by; as long as the edge can do it, nothing goes to the cloud.
+    wait_until(lambda: _lately(world, "cloud") >= 3, 60, "frames to go to the cloud again", interval=0.3)
     with phase(world, record, "uplink back") as now:
         go_on(record.plan.mended)
     found = figures(world, now, settle=0)
     check_quality(found)
-    check(found.share("cloud") > 0.03, "work in the cloud again", found)
+    check(found.share("cloud") > 0, "work in the cloud again", found)
     return f"the balancers had the cloud again after {seconds:.1f} s\n{told(found)}"
+
+
+def _lately(world: CampusWorld, place: str, seconds: float = 2.0) -> int:
+    """How many of the last frames were worked on at a place."""
+    since = time.time() - seconds
+    return sum(each.get("place") == place and each["time"] >= since for each in world.frames())
 
 
 DEATH = Chapter("A node of the site dies")

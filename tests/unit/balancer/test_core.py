@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from balancer.core import Balancer, Command, Item, Probe, Refuse, Send, TakeBack
 from balancer.policy import Place, Policy
+from balancer.rates import Rates
 
 HERE = Place("here", "http://here:9000/")
 SITE = Place("site", "http://site:9000/")
@@ -212,6 +213,14 @@ class RateTests(Transcript):
         self.assertEqual(self.core.advised(item), 2.0)
         item, _ = self.offer(wanted=16.0)
         self.assertEqual(self.core.advised(item), 16.0)
+
+    def test_one_jam_is_cut_for_once(self) -> None:
+        rates = Rates(patience=0.5, least=0.5)
+        rates.offered("cam", 10.0, 0.0)
+        # All of them came in the first second, and are answered late in the next three.
+        for number in range(30):
+            rates.settled("cam", number / 30, 1.6 + number / 10, answered=True)
+        self.assertEqual(rates.advised("cam"), 8.5)
 
     def test_the_rate_comes_back(self) -> None:
         self.drive(60.0, lambda now: 0.4 if now < 20 else 0.02)
