@@ -29,6 +29,11 @@ class Item:
     sent: float = 0.0
     ahead: int = 0
 
+    @property
+    def load(self) -> int:
+        """Bytes that it is to a link."""
+        return self.size + _OVERHEAD
+
 
 @dataclass(frozen=True)
 class Send:
@@ -65,6 +70,8 @@ class Probe:
 Command = Send | TakeBack | Refuse | Probe
 
 _PROBE_BYTES = 4096
+_OVERHEAD = 512
+"""Bytes of a request beside its body: without them, a link that carries empty items would count as one of no speed."""
 
 
 class Balancer:
@@ -218,7 +225,7 @@ class Balancer:
         best: tuple[float, Worker] | None = None
         for place in self._policy.places:
             found = [
-                (self._expected(worker, item.size, now), worker)
+                (self._expected(worker, item.load, now), worker)
                 for worker in self._workers.values()
                 if worker.place == place.name and worker.free and worker.address not in item.tried
             ]
@@ -245,7 +252,7 @@ class Balancer:
         worker.in_flight += 1
         link = self._links.get(worker.place)
         if link is not None:
-            link.ahead += item.size
+            link.ahead += item.load
             item.ahead = link.ahead
         self._flying.add(item)
         return Send(item, worker)
@@ -260,7 +267,7 @@ class Balancer:
         worker.in_flight -= 1
         link = self._links.get(worker.place)
         if link is not None:
-            link.ahead = max(0, link.ahead - item.size)
+            link.ahead = max(0, link.ahead - item.load)
         return worker
 
     def _overdue(self, item: Item, now: float) -> list[Command]:

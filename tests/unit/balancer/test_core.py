@@ -84,10 +84,18 @@ class ChoiceTests(Transcript):
         self.core.found("here", [], self.now)
         self.core.found("site", [], self.now)
         self.teach("cloud", 0.01)
-        self.core._links["cloud"].carried(1000, 0.2, self.now)
+        self.core._links["cloud"].carried(Item("cam", 1000, 1.0, 0.0).load, 0.3, self.now)
         sent = [len(self.sent(self.offer(size=1000)[1])) for _ in range(6)]
-        # The fifth would take 1 s with what is ahead of it; and no more than four may be in flight.
-        self.assertEqual(sum(sent), 4)
+        # The fourth would take 1.2 s with what is ahead of it, and is to be taken back after 1 s.
+        self.assertEqual(sum(sent), 3)
+
+    def test_an_empty_item_that_is_stuck_does_not_make_the_link_one_of_no_speed(self) -> None:
+        self.core.found("here", [], self.now)
+        self.core.found("site", [], self.now)
+        self.offer(size=0)
+        self.assertEqual(self.refused(self.later(1.1)), ["failed"])
+        self.assertGreater(self.core._links["cloud"].bytes_per_second or 0.0, 0.0)
+        self.assertTrue(self.core.status(self.now))
 
 
 class BoundTests(Transcript):
