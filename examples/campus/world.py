@@ -45,7 +45,7 @@ def images() -> dict[str, Path]:
     }
     return {
         "balancer:example": build_image(
-            "balancer", debs=PYTHON, wheels=["twisted"], files={"/app/balancer": CHECKOUT / "balancer"}
+            "balancer", debs=PYTHON, wheels=["twisted"], files={"/app/balancer": CHECKOUT / "appengine" / "balancer"}
         ),
         "campus:example": build_image("campus", debs=(*PYTHON, "libstdc++6"), wheels=["numpy"], files=files),
     }

@@ -15,8 +15,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from balancer.policy import Place, Policy
-from balancer.rim import MAX_BODY, Rim
+from appengine.balancer.policy import Place, Policy
+from appengine.balancer.rim import MAX_BODY, Rim
 
 reactor: Any = _reactor
 

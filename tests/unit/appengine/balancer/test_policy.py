@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from balancer.policy import Place, Policy, PolicyError
+from appengine.balancer.policy import Place, Policy, PolicyError
 
 PLACE = {"name": "here", "url": "http://127.0.0.1:9000/"}
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from balancer.core import Balancer, Command, Item, Probe, Refuse, Send, TakeBack
-from balancer.policy import Place, Policy
-from balancer.rates import Rates
+from appengine.balancer.core import Balancer, Command, Item, Probe, Refuse, Send, TakeBack
+from appengine.balancer.policy import Place, Policy
+from appengine.balancer.rates import Rates
 
 HERE = Place("here", "http://here:9000/")
 SITE = Place("site", "http://site:9000/")

@@ -1,5 +1,8 @@
 # mypy: disallow-untyped-calls=False
-"""``python -m balancer --policy FILE``: serve until SIGTERM. The file is read again whenever it changes."""
+"""``python -m appengine.balancer --policy FILE`` (in an image of its own: ``python -m balancer``).
+
+It serves until SIGTERM. The file is read again whenever it changes.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
 
-from balancer.policy import Policy, PolicyError
-from balancer.rim import Rim
+from .policy import Policy, PolicyError
+from .rim import Rim
 
 _log = Logger("balancer")
 _READ = 1.0
@@ -84,7 +87,11 @@ def _cannot_listen(failure: Any, reactor: Any) -> None:
     reactor.stop()
 
 
-if __name__ == "__main__":
+def run() -> int:
     from twisted.internet import reactor
 
-    sys.exit(main(reactor))
+    return main(reactor)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -6,9 +6,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from balancer.policy import Policy
-from balancer.rates import Rates
-from balancer.workers import Link, Worker
+from .policy import Policy
+from .rates import Rates
+from .workers import Link, Worker
 
 MAX_SOURCES = 256
 """Sources that advice is kept for; more share one."""

@@ -17,11 +17,11 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from balancer.client import Client
-from balancer.core import Balancer, Command, Item, Probe, Refuse, Send, TakeBack
-from balancer.policy import Policy
-from balancer.resolving import addresses_of
-from balancer.workers import Worker
+from .client import Client
+from .core import Balancer, Command, Item, Probe, Refuse, Send, TakeBack
+from .policy import Policy
+from .resolving import addresses_of
+from .workers import Worker
 
 _log = Logger("balancer")
 
