@@ -25,6 +25,7 @@ class _Source:
     """When it was told to send less, last."""
     answered: int = 0
     refused: int = 0
+    fresh: int = 0
     slow: int = 0
 
 
@@ -49,29 +50,30 @@ class Rates:
     def settled(self, source: str, came: float, now: float, *, answered: bool) -> None:
         """An item that had come at ``came`` was answered, or was refused."""
         found = self._sources.get(source)
-        # What came before the last cut says nothing of the rate since then: else one jam would be cut for many times.
-        if found is None or came < found.cut:
+        if found is None:
             return
         if answered:
             found.answered += 1
-            found.slow += now - came > self.patience
         else:
             found.refused += 1
+        # The delay of what came before the last cut says nothing of the rate since: one jam would be cut for twice.
+        if answered and came >= found.cut:
+            found.fresh += 1
+            found.slow += now - came > self.patience
         period = now - found.since
         if period >= _PERIOD:
             self._adapt(found, period, now)
-            found.since, found.answered, found.refused, found.slow = now, 0, 0, 0
+            found.since, found.answered, found.refused, found.fresh, found.slow = now, 0, 0, 0, 0
 
     def _adapt(self, found: _Source, period: float, now: float) -> None:
-        settled = found.answered + found.refused
-        if found.refused or found.slow * 2 > settled:
+        if found.refused or found.slow * 2 > found.fresh:
             through = found.answered / period
             # What came through is a floor to the cut only while nothing was lost: else it is the measure itself.
             target = min(found.advised * _DECREASE, through) if found.refused > 1 else found.advised * _DECREASE
             # One bad second cuts by a half at most.
             found.advised = max(self.least, target, found.advised / 2)
             found.cut = now
-        else:
+        elif found.fresh:
             found.advised += _INCREASE * found.wanted
         found.advised = max(self.least, min(found.advised, found.wanted))
 
