@@ -128,7 +128,10 @@ class Steps:
         except RuntimeUnavailable:
             raise
         except EngineError as error:
-            self._wait_for(container, "RunContainerError", str(error), self._state.node.now() + _RETRY)
+            # It has failed as one that ends at once has: the next tries come at longer and longer intervals.
+            now = self._state.node.now()
+            history.backoff.failed(container.name, now, now)
+            self._wait_for(container, "RunContainerError", str(error), now + history.backoff.wait(container.name))
             await self._state.look(identity)
             return
         history.waiting.pop(container.name, None)

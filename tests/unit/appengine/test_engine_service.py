@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 from tests.unit.appengine.world import EngineWorld, pod_manifest
@@ -89,6 +90,28 @@ class RestartTests(EngineWorld):
             self.assertIn(f"back-off {wait}s restarting", waiting["message"])
             self.settle(2)
             self.assertEqual(self.named().attempt, attempt + 1)
+
+    def test_a_container_that_cannot_start_is_tried_at_longer_and_longer_intervals(self) -> None:
+        tries: list[float] = []
+        start = self.runtime.start_container
+
+        async def counted(container_id: str) -> None:
+            if self.runtime.containers[container_id].name == "main":
+                tries.append(self.clock.seconds())
+            await start(container_id)
+
+        self.patch(self.runtime, "start_container", counted)
+        self.runtime.refuse_start["main"] = "no such file"
+        pod = pod_manifest()
+        self.apply(pod)
+        for _ in range(80):
+            self.settle(1)
+        waits = [round(later - earlier) for earlier, later in itertools.pairwise(tries)]
+        self.assertEqual(waits[:3], [10, 20, 40])
+        self.assertEqual(self.container_status(pod)["state"]["waiting"]["reason"], "RunContainerError")
+        self.runtime.refuse_start.clear()
+        self.settle(90)
+        self.assertIn("running", self.container_status(pod)["state"])
 
     def test_back_off_is_forgotten_after_ten_minutes(self) -> None:
         pod = pod_manifest()
