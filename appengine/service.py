@@ -244,6 +244,10 @@ class Engine(Service):
             if worker.ref.namespace in namespaces:
                 worker.try_again(files=True)
 
+    def _everything_known(self) -> bool:
+        """Whether all that says which pods are wanted has been read once."""
+        return self._desired.loaded and self._static_pods.loaded
+
     def _static_changed(self, pods: dict[tuple[str, str], Json]) -> None:
         names = self._static.keys() | pods.keys()
         self._static = pods
@@ -373,8 +377,9 @@ class Engine(Service):
             # The runtime says so itself, and tells us when it is back.
             self._log.info("looking at the containers: {error}", error=str(error))
             return
-        if not self._desired.loaded:
-            await _until(self._reactor, lambda: self._desired.loaded)
+        if not self._everything_known():
+            # Before that, a container whose pod stands in the folder of manifests would look like nobody's.
+            await _until(self._reactor, self._everything_known)
         if not self._adopted:
             self._adopted = True
             self._want_all()

@@ -24,6 +24,7 @@ class StaticPods:
 
     :param changed: called with (namespace, name) → Pod.
     :param period: how often, in seconds.
+    :ivar loaded: whether the folder has been read once: before that, nobody knows what is wanted.
     """
 
     _log = Logger()
@@ -45,6 +46,7 @@ class StaticPods:
         self._period = period
         self._signature: tuple[tuple[str, int, int], ...] | None = None
         self._loop: Deferred[None] | None = None
+        self.loaded = False
 
     def start(self) -> None:
         self._loop = Deferred.fromCoroutine(self._run())
@@ -62,6 +64,7 @@ class StaticPods:
                 if signature != self._signature:
                     self._signature = signature
                     self._changed(await self._threads.run(self._read))
+                self.loaded = True
             except CancelledError:
                 raise
             except Exception:

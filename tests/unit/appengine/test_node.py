@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
 from appengine.admission import Capacity, pod_request, refusal
@@ -14,8 +16,11 @@ from appengine.eviction import Candidate, Pressures, Thresholds, ranked
 from appengine.firewall import HostPort, accept_rules, table
 from appengine.nodestatus import Pressure
 from appengine.podspec import Pod, parse_pod
-from appengine.testing import place
+from appengine.testing import InlineThreads, place
 from tests.unit.appengine.world import EngineWorld, Json, pod_manifest
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MIB = 2**20
 
@@ -143,6 +148,26 @@ class FirewallTests(unittest.SynchronousTestCase):
         self.assertTrue(rules[0].startswith("-i kb0 -o kb0-pods"))
 
 
+class HeldThreads(InlineThreads):
+    """A disk that takes its time: nothing is done before :meth:`release`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: Deferred[None] | None = Deferred()
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        assert held is not None
+        held.callback(None)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._held is not None:
+            waiting: Deferred[None] = Deferred()
+            self._held.chainDeferred(waiting)
+            await waiting
+        return await super().run(function, *args, **kwargs)
+
+
 class NodeTests(EngineWorld):
     def test_pod_that_does_not_fit_is_refused(self) -> None:
         some = pod_manifest(resources={"requests": {"memory": "100Ti"}})
@@ -166,6 +191,23 @@ class NodeTests(EngineWorld):
         self.assertEqual({(p.protocol, p.host_port, p.port) for p in self.firewall.open}, {("tcp", 8080, 80)})
         self.delete("web")
         self.assertEqual(self.firewall.open, frozenset())
+
+    def test_static_pod_is_not_taken_for_an_orphan_before_its_folder_was_read(self) -> None:
+        folder = self.directory / "manifests"
+        folder.mkdir()
+        manifest = pod_manifest("local")
+        del manifest["metadata"]["uid"]
+        (folder / "local.json").write_text(json.dumps(manifest))
+        self.settle(25)
+        before = self.runtime.named("main")
+        self.stop()
+        slow = self.files = HeldThreads()
+        self.start()
+        self.settle(30)
+        self.assertTrue(self.runtime.containers[before.id].running)
+        slow.release()
+        self.settle(30)
+        self.assertTrue(self.runtime.containers[before.id].running)
 
     def test_static_pod(self) -> None:
         folder = self.directory / "manifests"

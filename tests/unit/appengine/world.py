@@ -15,6 +15,7 @@ from twisted.trial import unittest
 from appengine.runtime import ContainerView
 from appengine.service import Engine
 from appengine.testing import FixedNetwork, InlineThreads, MemoryRuntime, NoFirewall, place
+from appengine.threads import Threads
 from metasync.keys import NodeKeys
 from metasync.memory import MemoryStore
 from metasync.model import Delete, KeyRange, Put
@@ -47,6 +48,7 @@ class EngineWorld(unittest.SynchronousTestCase):
         self.runtime = MemoryRuntime(self.clock, wall=self.wall)
         self.firewall = NoFirewall()
         self.network = FixedNetwork(place("10.192.7.0/24"))
+        self.files: Threads = InlineThreads()
         self.start()
         self.addCleanup(self.stop)
 
@@ -60,7 +62,7 @@ class EngineWorld(unittest.SynchronousTestCase):
             self.network,
             self.directory,
             runtime=self.runtime,
-            files=InlineThreads(),
+            files=self.files,
             firewall=self.firewall,
             wall=self.wall,
         )
