@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from twisted.trial import unittest
 
 from kubebus.testing_net import node_record
 from tests.integration.network_lab import NetworkLab
 from tests.lab.namespace import Namespace
+from tests.lab.world import SharedWorld
 
 
-class NetworkTests(unittest.SynchronousTestCase):
+class NetworkTests(SharedWorld, unittest.SynchronousTestCase):
     lab: NetworkLab
 
     @classmethod
-    def setUpClass(cls) -> None:
-        cls.lab = lab = NetworkLab()
-        cls.addClassCleanup(lab.close)
+    def build_world(cls) -> None:
+        cls.lab = lab = cls.keep(closing(NetworkLab()))
         lab.start()
         for namespace in (lab.net.vm, lab.net.pod, lab.net.eip, *lab.pods, *(site.node for site in lab.net.sites)):
             lab.serve(namespace)

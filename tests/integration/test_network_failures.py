@@ -5,29 +5,31 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from contextlib import closing
 
 from twisted.trial import unittest
 
 from kubebus.testing_net import node_record
 from tests.integration.network_lab import NetworkLab
 from tests.lab.waiting import wait_until
+from tests.lab.world import SharedWorld
 
 POD2 = str(node_record("", 3).pod_subnets[0][9])
 
 
-class FailureTests(unittest.SynchronousTestCase):
+class FailureTests(SharedWorld, unittest.SynchronousTestCase):
     lab: NetworkLab
 
     @classmethod
-    def setUpClass(cls) -> None:
-        cls.lab = lab = NetworkLab()
-        cls.addClassCleanup(lab.close)
+    def build_world(cls) -> None:
+        cls.lab = lab = cls.keep(closing(NetworkLab()))
         lab.start()
         for namespace in (lab.net.vm, *lab.pods):
             lab.serve(namespace)
 
     def setUp(self) -> None:
         """Whatever the test before has broken is whole again."""
+        super().setUp()
         for daemon in (self.lab.router, *self.lab.edges):
             if not daemon.alive:
                 daemon.start()
