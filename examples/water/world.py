@@ -35,6 +35,7 @@ def image() -> Path:
     """The one image of all applications: Python, pymodbus, and the modules of ``examples/water/apps``."""
     here = Path(__file__).parent
     files = {
+        "/app/examples/metadata.py": here.parent / "metadata.py",
         "/app/examples/water/__init__.py": here / "__init__.py",
         "/app/examples/water/apps": here / "apps",
     }

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from twisted.trial import unittest
-
 from examples.campus.record import SHORT, Record
-from examples.campus.story import STEPS, Step
+from examples.campus.story import STEPS
 from examples.campus.world import CampusWorld
 from examples.demo.telling import TellingIn
-from tests.lab.world import SharedWorld
+from tests.integration.story_case import StoryCase, add_steps
 
 
-class CampusTests(SharedWorld, unittest.SynchronousTestCase):
-    telling: TellingIn[CampusWorld, Record]
-
+class CampusTests(StoryCase):
     @classmethod
     def build_world(cls) -> None:
         cls.telling = TellingIn(STEPS, cls.keep(CampusWorld()), Record(SHORT))
 
 
-def _test_of(step: Step) -> Callable[[CampusTests], None]:
-    def test(self: CampusTests) -> None:
-        self.assertTrue(self.telling.play(step), "a step tells what was observed")
-
-    test.__doc__ = f"{step.chapter}: {step.title}"
-    return test
-
-
-for _number, _step in enumerate(STEPS, 1):
-    # Numbered, so that runners that sort by name play them in order.
-    setattr(CampusTests, f"test_{_number:02}_{_step.name}", _test_of(_step))
+add_steps(CampusTests, STEPS)

@@ -5,40 +5,26 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from twisted.trial import unittest
 
 from examples.demo.story import STEPS
-from examples.demo.telling import Step, Telling
+from examples.demo.telling import Telling
 from examples.demo.world import CHECKOUT, World
+from tests.integration.story_case import StoryCase, add_steps
 from tests.lab.daemon import Daemon
 from tests.lab.janitor import NETNS
 from tests.lab.waiting import wait_until
-from tests.lab.world import SharedWorld
 
 
-class StoryTests(SharedWorld, unittest.SynchronousTestCase):
-    telling: Telling
-
+class StoryTests(StoryCase):
     @classmethod
     def build_world(cls) -> None:
         cls.telling = Telling(STEPS, cls.keep(World()))
 
 
-def _test_of(step: Step) -> Callable[[StoryTests], None]:
-    def test(self: StoryTests) -> None:
-        self.assertTrue(self.telling.play(step), "a step tells what was observed")
-
-    test.__doc__ = f"{step.chapter}: {step.title}"
-    return test
-
-
-for _number, _step in enumerate(STEPS, 1):
-    # Numbered, so that runners that sort by name play them in order.
-    _name = f"test_{_number:02}_{_step.name}"
-    setattr(StoryTests, _name, _test_of(_step))
+add_steps(StoryTests, STEPS)
 
 
 class InterruptedTests(unittest.SynchronousTestCase):

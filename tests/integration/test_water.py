@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from twisted.trial import unittest
-
 from examples.demo.telling import TellingIn
 from examples.water.record import SHORT, Record
-from examples.water.story import STEPS, Step
+from examples.water.story import STEPS
 from examples.water.world import WaterWorld
-from tests.lab.world import SharedWorld
+from tests.integration.story_case import StoryCase, add_steps
 
 
-class WaterTests(SharedWorld, unittest.SynchronousTestCase):
-    telling: TellingIn[WaterWorld, Record]
-
+class WaterTests(StoryCase):
     @classmethod
     def build_world(cls) -> None:
         cls.telling = TellingIn(STEPS, cls.keep(WaterWorld(SHORT.scale)), Record(SHORT))
 
 
-def _test_of(step: Step) -> Callable[[WaterTests], None]:
-    def test(self: WaterTests) -> None:
-        self.assertTrue(self.telling.play(step), "a step tells what was observed")
-
-    test.__doc__ = f"{step.chapter}: {step.title}"
-    return test
-
-
-for _number, _step in enumerate(STEPS, 1):
-    # Numbered, so that runners that sort by name play them in order.
-    setattr(WaterTests, f"test_{_number:02}_{_step.name}", _test_of(_step))
+add_steps(WaterTests, STEPS)

@@ -16,8 +16,8 @@ from typing import Any
 from pymodbus import ModbusException
 from pymodbus.client import ModbusTcpClient
 
+from examples.metadata import Metadata, MetadataError, from_environment
 from examples.water.apps.driver import DeviceError, FieldDevice
-from examples.water.apps.metadata import Metadata, MetadataError, from_environment
 from examples.water.apps.registers import COMMAND, PORT, Sample
 from examples.water.apps.rule import THROTTLED, Decision, Seen, SetPoints, decide, set_points
 

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pymodbus import ModbusException
 from pymodbus.client import ModbusTcpClient
 
-from examples.water.apps.metadata import Metadata, MetadataError, from_environment
+from examples.metadata import Metadata, MetadataError, from_environment
 from examples.water.apps.registers import MAX_READ, PORT, SLOTS, WIDTH, Sample, decode, number_in, slot
 
 PERIOD = 0.2

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
+from examples.metadata import Metadata
 from examples.water.apps.driver import Driver, FieldDevice
-from examples.water.apps.metadata import Metadata
 from examples.water.apps.registers import SLOTS, VALUES, WIDTH, Sample, decode, encode, slot
 from examples.water.apps.rule import (
     CLOSED,

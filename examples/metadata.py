@@ -18,7 +18,7 @@ class Metadata:
     """One scope of application data. Not for several threads.
 
     :param address: host and port of the node's local API.
-    :param scope: ``all``, or ``node.NAME``.
+    :param scope: ``all``, ``node.NAME``, or ``site.NAME``.
     :param token: proves the namespace; keys stand below it.
     """
 
