@@ -52,12 +52,16 @@ class AddressPlan:
     Node addresses come from ``node_pool``, whose first address is the routers', and from the first ``/64`` of
     ``ula``; pod subnets of ``/pod_prefix`` come from ``pod_pool``, and each node's IPv6 one is another ``/64`` of
     ``ula``.
+
+    :ivar assign_pods: give nodes their pod subnets as they enrol. If not, they get them later: see
+        :mod:`kubebus.adoption`.
     """
 
     ula: IPv6Network
     node_pool: IPv4Network = NODE_POOL
     pod_pool: IPv4Network = POD_POOL
     pod_prefix: int = POD_PREFIX
+    assign_pods: bool = True
 
     def __post_init__(self) -> None:
         if self.node_pool.overlaps(self.pod_pool):
@@ -96,14 +100,24 @@ class AddressPlan:
         address4 = next((a for a in self._addresses4() if str(a) not in taken), None)
         if address4 is None:
             raise _exhausted("node subnet", self.node_pool)
-        subnet4 = next((n for n in self._subnets4() if claim_of(n) not in taken), None)
-        if subnet4 is None:
-            raise _exhausted("pod subnets' pool", self.pod_pool)
         address6 = next(a for a in self._addresses6() if str(a) not in taken)
-        subnet6 = next((n for n in self._subnets6() if claim_of(n) not in taken), None)
-        if subnet6 is None:
-            raise _exhausted("IPv6 range", self.ula)
-        return Assignment((address4, address6), (subnet4, subnet6))
+        subnets = tuple(self.pod_subnet(version, taken) for version in (4, 6)) if self.assign_pods else ()
+        return Assignment((address4, address6), subnets)
+
+    def pod_subnet(self, version: int, taken: Collection[str]) -> IPNetwork:
+        """The first free pod subnet of that IP version.
+
+        :raises PoolExhausted: if there is none.
+        """
+        pool, candidates = (
+            (("pod subnets' pool", self.pod_pool), self._subnets4())
+            if version == 4
+            else (("IPv6 range", self.ula), self._subnets6())
+        )
+        subnet = next((n for n in candidates if claim_of(n) not in taken), None)
+        if subnet is None:
+            raise _exhausted(*pool)
+        return subnet
 
     def _addresses4(self) -> Iterator[IPv4Address]:
         last = self.node_pool.num_addresses - 1
@@ -112,10 +126,10 @@ class AddressPlan:
     def _addresses6(self) -> Iterator[IPv6Address]:
         return (self.ula[index] for index in range(2, 1 << 32))
 
-    def _subnets4(self) -> Iterator[IPv4Network]:
+    def _subnets4(self) -> Iterator[IPNetwork]:
         return self.pod_pool.subnets(new_prefix=self.pod_prefix)
 
-    def _subnets6(self) -> Iterator[IPv6Network]:
+    def _subnets6(self) -> Iterator[IPNetwork]:
         base = int(self.ula.network_address)
         return (IPv6Network((base + (index << 64), 64)) for index in range(1, 1 << 16))
 

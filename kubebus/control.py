@@ -30,11 +30,13 @@ class AdvertisedRoute:
     """A subnet that is reached through the tunnel.
 
     ``pool`` tells that edge addresses come from it: a host keeps such a route even where a subnet of its own lies
-    inside, because the rest of the pool is still wanted.
+    inside, because the rest of the pool is still wanted. ``member``: it is one node's, and wanted also where the host
+    reaches a larger subnet around it by itself; a router keeps such routes to itself.
     """
 
     subnet: IPNetwork
     pool: bool = False
+    member: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,8 @@ def refusal(route: AdvertisedRoute, host: Iterable[HostSubnet], reserved: Collec
     for other in host:
         if other.subnet.version != subnet.version or not other.subnet.overlaps(subnet):
             continue
-        inside = other.subnet.prefixlen > subnet.prefixlen
-        if not (route.pool and inside):
+        inside, around = other.subnet.prefixlen > subnet.prefixlen, other.subnet.prefixlen < subnet.prefixlen
+        if not ((route.pool and inside) or (route.member and around)):
             return (
                 f"{subnet} is not reached through the tunnel: it overlaps {other.subnet} of this host's own "
                 f"network ({other.device}). Renumber one of them, or advertise a smaller subnet"
@@ -201,11 +201,13 @@ class TunnelInterface:
                 refused += holes(route, subnets)
             else:
                 refused.append(RefusedRoute(route.subnet, why))
+        # A router may have a route for each of its nodes.
+        now, then = set(wanted), set(self._routes)
         for subnet in self._routes:
-            if subnet not in wanted:
+            if subnet not in now:
                 self._host.remove_route(self.interface, subnet)
         for subnet in wanted:
-            if subnet not in self._routes:
+            if subnet not in then:
                 self._host.add_route(self.interface, subnet)
         self._routes, self.refused = tuple(wanted), tuple(refused)
 

@@ -22,6 +22,7 @@ from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import IPAddress, NodeAway, NodeRecord, RegistryError, Subscription
 from kubebus.link import Link, LinkHandler
 from kubebus.linkerrors import LinkError, LinkRefused, LinkRevoked, LinkShutdown
+from kubebus.memberroutes import MemberRoutes
 from kubebus.network import Network
 from kubebus.nodes import ClockEpochs, Epochs, MemberSource, NodeWatcher
 from kubebus.nodetable import REVOKED, NodeTable
@@ -100,6 +101,8 @@ class RouterService(Service):
         self._table = NodeTable(
             identity.name, self._forwarder, self._outlet, self._config, options.wallclock, reactor.seconds
         )
+        self._member_routes = MemberRoutes(reactor, network.pools, self._reroute)
+        self._table.watch(self._member_routes.node_changed)
         self._forwarder.add(Port("pool"), network.pools)
         self._forwarder.add(self._forwarder.host, network.advertise)
         # A router among others is told its own when it starts.
@@ -133,8 +136,19 @@ class RouterService(Service):
 
     def _apply(self) -> None:
         network = self.network
-        pools = [AdvertisedRoute(pool, True) for pool in network.pools]
-        self._interface.apply(self._own, pools, (), network.mtu)
+        routes = [AdvertisedRoute(pool, True) for pool in network.pools]
+        self._interface.apply(self._own, routes + self._member_routes.routes, (), network.mtu)
+
+    def _reroute(self) -> None:
+        """The pod subnets outside of the pools are others now."""
+        before = {refused.subnet for refused in self._interface.refused}
+        try:
+            self._apply()
+        except HostNetworkError as error:
+            self.log.error("The host has not all routes into the network: {error}", error=str(error))
+        for refused in self._interface.refused:
+            if refused.subnet not in before:
+                self.log.error("Network {network}: {why}", network=self.network.name, why=refused.why)
 
     def _tun_lost(self) -> None:
         """Somebody removed the device: make it anew."""
@@ -173,6 +187,7 @@ class RouterService(Service):
                 subscription.cancel()
         if self._starting is not None:
             self._starting.cancel()
+        self._member_routes.stop()
         links = set(self._links)
         if self._peers is not None:
             self._peers.stop()

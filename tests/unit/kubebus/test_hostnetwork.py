@@ -43,6 +43,12 @@ class RefusalTests(SynchronousTestCase):
         self.check(POOL, "10.192.0.0/12", True)
         self.check(POOL, "10.0.0.0/8", True)
 
+    def test_one_nodes_subnet_is_wanted_where_the_host_reaches_a_larger_one(self) -> None:
+        member = AdvertisedRoute(ip_network("10.244.3.0/24"), member=True)
+        self.check(member, "10.244.0.0/16", False)
+        self.check(member, "10.244.3.0/24", True)
+        self.check(member, "10.244.3.128/25", True)
+
     def test_the_way_to_the_router_stays_outside(self) -> None:
         why = refusal(CLOUD, [], [ip_address("10.10.0.10")])
         self.assertIn("router's own public address 10.10.0.10", str(why))

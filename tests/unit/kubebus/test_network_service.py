@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 
@@ -240,6 +241,26 @@ class NetworkServiceTests(SynchronousTestCase):
                 self.world.pump()
                 self.assertEqual(receiver.tun.written, [packet])
                 receiver.tun.written.clear()
+
+    def test_a_node_that_gets_other_pod_subnets_is_told_and_routed_there(self) -> None:
+        one, two = self.start("edge1"), self.start("edge2")
+        fresh = ip_network("10.10.0.64/26")
+        record = node_record("edge1", 2)
+        self.world.members.put(replace(record, pod_subnets=(fresh, record.pod_subnets[1])))
+        self.world.advance(1)
+        self.assertEqual((fresh, record.pod_subnets[1]), one.networks[-1].config.pod_subnets)
+        self.assertEqual([record.pod_subnets[1], fresh], one.host.held)
+        self.assertIn(fresh, self.world.host.routes, "the router's host reaches it over the tunnel")
+        packet = udp_packet("10.192.3.9", "10.10.0.65")
+        two.tun.route(packet)
+        self.world.pump()
+        self.assertEqual([packet], one.tun.written)
+        two.tun.route(udp_packet("10.192.3.9", "10.192.2.9"))
+        self.world.pump()
+        self.assertEqual(1, len(one.tun.written), "the old subnet is nobody's")
+        self.world.members.remove("edge1")
+        self.world.advance(1)
+        self.assertNotIn(fresh, self.world.host.routes)
 
     def test_spoofed_packets_are_dropped_and_counted(self) -> None:
         one, two = self.start("edge1"), self.start("edge2")
