@@ -19,6 +19,7 @@ from kubebus.dialling import router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
 from kubebus.hostnetwork import HostNetworkError
 from kubebus.interfaces import IPAddress
+from kubebus.memory import Trimmer
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.renewal import Renewer, enrolled
@@ -92,6 +93,7 @@ class DeviceNode(ComposedService):
             }
 
         self.add(AdminSocket(self.reactor, self._options["socket"], resources))
+        self.add(Trimmer(self.reactor))
 
     async def _enrol(self, keyring: Keyring) -> Credentials:
         join, name = self._options["join"], self._options["node-name"]
