@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import TypeVar
 
 from kubebus.interfaces import IPAddress, IPNetwork
 
 NODE_POOL = IPv4Network("10.250.0.0/16")
 POD_POOL = IPv4Network("10.192.0.0/12")
 POD_PREFIX = 24
+
+Full = dict[str, int]
+"""By pool, the index below which all its entries are taken."""
+
+_Entry = TypeVar("_Entry", IPv4Address | IPv6Address, IPv4Network | IPv6Network)
 
 
 class InvalidPlan(ValueError):
@@ -37,12 +43,14 @@ class Assignment:
     @property
     def claims(self) -> tuple[str, ...]:
         """The names under which the registry records that they are taken."""
-        return (*map(str, self.addresses), *map(claim_of, self.pod_subnets))
+        return tuple(map(claim_of, (*self.addresses, *self.pod_subnets)))
 
 
-def claim_of(subnet: IPNetwork) -> str:
-    """The name of a subnet's record. It has no slash, since names are parts of keys."""
-    return f"{subnet.network_address}-{subnet.prefixlen}"
+def claim_of(entry: IPAddress | IPNetwork) -> str:
+    """The name of the record of an address or a subnet. It has no slash, since names are parts of keys."""
+    if isinstance(entry, IPv4Network | IPv6Network):
+        return f"{entry.network_address}-{entry.prefixlen}"
+    return str(entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,46 +100,50 @@ class AddressPlan:
     def pod_pools(self) -> tuple[IPv4Network, IPv6Network]:
         return self.pod_pool, self.ula
 
-    def assign(self, taken: Collection[str]) -> Assignment:
+    def assign(self, taken: Collection[str], full: Full | None = None) -> Assignment:
         """The first free address and subnets, where ``taken`` holds the claims that are made.
 
+        :param full: is kept from call to call while ``taken`` only grows, so that each call need not search all of it.
         :raises PoolExhausted: if there is none.
         """
-        address4 = next((a for a in self._addresses4() if str(a) not in taken), None)
-        if address4 is None:
-            raise _exhausted("node subnet", self.node_pool)
-        address6 = next(a for a in self._addresses6() if str(a) not in taken)
-        subnets = tuple(self.pod_subnet(version, taken) for version in (4, 6)) if self.assign_pods else ()
-        return Assignment((address4, address6), subnets)
+        full = {} if full is None else full
+        node4, node6 = self.node_pool, self.ula
+        addresses = (
+            _first_free("node subnet", node4, range(2, node4.num_addresses - 1), node4.__getitem__, taken, full),
+            _first_free("node IPv6 subnet", node6, range(2, 1 << 32), node6.__getitem__, taken, full),
+        )
+        subnets = tuple(self.pod_subnet(version, taken, full) for version in (4, 6)) if self.assign_pods else ()
+        return Assignment(addresses, subnets)
 
-    def pod_subnet(self, version: int, taken: Collection[str]) -> IPNetwork:
+    def pod_subnet(self, version: int, taken: Collection[str], full: Full | None = None) -> IPNetwork:
         """The first free pod subnet of that IP version.
 
+        :param full: as of :meth:`assign`.
         :raises PoolExhausted: if there is none.
         """
-        pool, candidates = (
-            (("pod subnets' pool", self.pod_pool), self._subnets4())
-            if version == 4
-            else (("IPv6 range", self.ula), self._subnets6())
-        )
-        subnet = next((n for n in candidates if claim_of(n) not in taken), None)
-        if subnet is None:
-            raise _exhausted(*pool)
-        return subnet
+        full = {} if full is None else full
+        if version == 4:
+            number = 1 << (self.pod_prefix - self.pod_pool.prefixlen)
+            return _first_free("pod subnets' pool", self.pod_pool, range(number), self._subnet4, taken, full)
+        return _first_free("IPv6 range", self.ula, range(1, 1 << 16), self._subnet6, taken, full)
 
-    def _addresses4(self) -> Iterator[IPv4Address]:
-        last = self.node_pool.num_addresses - 1
-        return (self.node_pool[index] for index in range(2, last))
+    def _subnet4(self, index: int) -> IPNetwork:
+        return IPv4Network((int(self.pod_pool.network_address) + (index << (32 - self.pod_prefix)), self.pod_prefix))
 
-    def _addresses6(self) -> Iterator[IPv6Address]:
-        return (self.ula[index] for index in range(2, 1 << 32))
+    def _subnet6(self, index: int) -> IPNetwork:
+        return IPv6Network((int(self.ula.network_address) + (index << 64), 64))
 
-    def _subnets4(self) -> Iterator[IPNetwork]:
-        return self.pod_pool.subnets(new_prefix=self.pod_prefix)
 
-    def _subnets6(self) -> Iterator[IPNetwork]:
-        base = int(self.ula.network_address)
-        return (IPv6Network((base + (index << 64), 64)) for index in range(1, 1 << 16))
+def _first_free(
+    what: str, pool: IPNetwork, indices: range, entry: Callable[[int], _Entry], taken: Collection[str], full: Full
+) -> _Entry:
+    """The first entry of a pool that is not taken."""
+    for index in range(max(indices.start, full.get(what, 0)), indices.stop):
+        candidate = entry(index)
+        if claim_of(candidate) not in taken:
+            full[what] = index
+            return candidate
+    raise _exhausted(what, pool)
 
 
 def _exhausted(what: str, pool: IPNetwork) -> PoolExhausted:

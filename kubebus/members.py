@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from kubebus.addresses import AddressPlan, Assignment, PoolExhausted
+from kubebus.addresses import AddressPlan, Assignment, Full, PoolExhausted
 from kubebus.identity import PeerIdentity, Role, check_name
 from kubebus.interfaces import Change, NodeRecord, Record, Registry, RegistryError, Subscription
 from kubebus.records import ADDRESSES, NODES, TOKENS, DamagedRecord, NodeEntry, TokenRecord
@@ -57,6 +57,7 @@ class Members:
         self._clock = clock
         self._enrolling = DeferredLock()
         self._taken: set[str] | None = None
+        self._full: Full = {}
 
     # Nodes
 
@@ -161,8 +162,9 @@ class Members:
             return Assignment(entry.node.addresses, entry.node.pod_subnets)
         if self._taken is None:
             self._taken = {record.name for record in await self._registry.list(ADDRESSES)}
+            self._full = {}
         try:
-            return self.plan.assign(self._taken)
+            return self.plan.assign(self._taken, self._full)
         except PoolExhausted as error:
             # Another router may have freed some.
             self._taken = None

@@ -27,6 +27,16 @@ class MemoryRegistryTests(RegistryContract, TestCase):
         return self._registry
 
 
+class _Counted(set[str]):
+    """Counts how often it is searched."""
+
+    lookups = 0
+
+    def __contains__(self, item: object) -> bool:
+        self.lookups += 1
+        return super().__contains__(item)
+
+
 class AddressPlanTests(SynchronousTestCase):
     """The first free addresses of each pool are given."""
 
@@ -56,6 +66,17 @@ class AddressPlanTests(SynchronousTestCase):
             self.assertEqual(str(assignment.addresses[0]), f"10.9.0.{last}")
             taken += assignment.claims
         self.assertRaises(PoolExhausted, plan.assign, taken)
+
+    def test_what_was_found_full_is_not_searched_again(self) -> None:
+        plan, full, searched = AddressPlan(ULA), dict[str, int](), _Counted()
+        given = [plan.assign(searched, full)]
+        for _ in range(99):
+            searched.update(given[-1].claims)
+            given.append(plan.assign(searched, full))
+        plain = plan.assign({claim for each in given for claim in each.claims})
+        searched.update(given[-1].claims)
+        self.assertEqual(plan.assign(searched, full), plain)
+        self.assertLess(searched.lookups, 10 * len(given))
 
     def test_plans_that_cannot_work(self) -> None:
         net = IPv4Network
