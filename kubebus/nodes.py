@@ -50,6 +50,7 @@ class NodeState:
     connected: bool
     since: float
     revoked: bool = False
+    site: str | None = None
 
 
 NodeWatcher = Callable[[str, NodeState | None], None]

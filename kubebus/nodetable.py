@@ -57,8 +57,8 @@ class Node:
 
     @property
     def state(self) -> NodeState:
-        record = self.record
-        return NodeState(record.name, record.addresses, record.pod_subnets, self.connected, self.since, self.revoked)
+        name, addresses, subnets = self.record.name, self.record.addresses, self.record.pod_subnets
+        return NodeState(name, addresses, subnets, self.connected, self.since, self.revoked, self.record.site)
 
 
 class NodeTable:

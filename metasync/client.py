@@ -22,6 +22,7 @@ from metasync.keys import NodeKeys, cursor_key, sync_prefix
 from metasync.lineage import Lineage
 from metasync.model import KeyRange, Put
 from metasync.session import Feeds, SyncSession
+from metasync.sitefeed import add_site_target, leave_other_sites
 from metasync.source import SourceFeed
 from metasync.stamping import Stamper
 from metasync.target import TargetFeed
@@ -36,7 +37,9 @@ _LASTED = 30.0
 
 
 class SyncClientService(Service):
-    """Mirrors ``desired`` down, ``reported`` up and the node's scopes of data both ways, whenever it can connect.
+    """Mirrors ``desired`` and the site's pods down, ``reported`` up, and the node's scopes of data both ways.
+
+    It does so whenever it can connect.
 
     :param store: the node's own. It is complete without the service.
     :param jitter: a number from 0 to 1, at random.
@@ -151,7 +154,9 @@ class SyncClientService(Service):
         if set(scopes) != set(self._scopes):
             self._scopes = tuple(scopes)
             spawn(self._save_scopes(), self._not_saved)
+        spawn(leave_other_sites(self._store, self._network, self._node, scopes), outlet.broken)
         feeds = Feeds({"reported": reported}, {"desired": desired})
+        add_site_target(feeds, self._network, self._node, scopes, self._store, outlet)
         for scope in scopes:
             add_data_feeds(feeds, scope, self._store, self.stamper, self.lineage, self._node, outlet)
         return feeds

@@ -22,6 +22,7 @@ from metasync.data import add_data_feeds
 from metasync.feeds import Outlet, Rate
 from metasync.interfaces import Store
 from metasync.session import Feeds, SyncSession
+from metasync.sitefeed import site_scope
 from metasync.wire import Hello
 
 SERVICE: Final = "site-sync/1"
@@ -35,11 +36,6 @@ MAX_BYTES: Final = 8 << 20
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 15.0
 """Seconds between attempts while there is a link: doubled at every failure, less up to a half at random."""
-
-
-def site_scope(site: str) -> str:
-    """The scope of data that the nodes of a site share."""
-    return f"site.{site}"
 
 
 class NeighbourSync(Service):

@@ -19,6 +19,7 @@ from metasync.lineage import Lineage
 from metasync.model import Delete, KeyRange
 from metasync.session import Feeds, SyncSession
 from metasync.shared import SharedWatchStore
+from metasync.sitefeed import add_site_source, site_scope
 from metasync.source import SourceFeed
 from metasync.stamping import Stamper
 from metasync.target import TargetFeed
@@ -56,7 +57,7 @@ def scopes_by_site(site_of: Callable[[str], str | None]) -> Callable[[str], Sequ
 
     def scopes(node: str) -> Sequence[str]:
         site = site_of(node)
-        return default_scopes(node) if site is None else (*default_scopes(node), f"site.{site}")
+        return default_scopes(node) if site is None else (*default_scopes(node), site_scope(site))
 
     return scopes
 
@@ -68,7 +69,8 @@ class SyncServerFactory(ServerFactory):
     own prefixes, which no message names. A node has one session: a new one ends the old one.
 
     :param name: this server's, to tell it from others of the same store.
-    :param scopes: the scopes of application data that a node shares in, asked at each session.
+    :param scopes: the scopes of application data that a node shares in, asked at each session. One of a site lets the
+        node read that site's pods too.
     :param keep_deletions: seconds that the stamp of a deletion stays at least (:mod:`metasync.collecting`).
     """
 
@@ -91,6 +93,7 @@ class SyncServerFactory(ServerFactory):
         self._stamper = Stamper(self._store, network, "@cloud")
         self._scopes = scopes
         self._sessions: dict[str, SyncSession] = {}
+        self._granted: dict[str, tuple[str, ...]] = {}
         self._known: dict[tuple[str, str], int] = {}
         self.collector = StampCollector(reactor, self._store, self._stamper, self._horizons, keep_deletions)
         self._retry: IDelayedCall | None = None
@@ -165,6 +168,7 @@ class SyncServerFactory(ServerFactory):
         if old is not None:
             old.broken(ConnectionAbortedError("the node has opened another session"))
         scopes = tuple(self._scopes(node))
+        self._granted[node] = scopes
         session = SyncSession(
             self._reactor,
             f"node {node}",
@@ -182,6 +186,7 @@ class SyncServerFactory(ServerFactory):
         cursor = cursor_key(self._network, node, "reported")
         reported = TargetFeed("reported", self._store, keys.reported.encode(), cursor, outlet, NODE_MAX_BYTES)
         feeds = Feeds({"desired": desired}, {"reported": reported})
+        add_site_source(feeds, self._network, scopes, self._store, self._lineage, outlet)
         for scope in scopes:
             add_data_feeds(feeds, scope, self._store, self._stamper, self._lineage, node, outlet, NODE_MAX_BYTES)
         return feeds
@@ -190,7 +195,13 @@ class SyncServerFactory(ServerFactory):
         for node, current in list(self._sessions.items()):
             if current is session:
                 self._note_known(node, session)
-                del self._sessions[node]
+                del self._sessions[node], self._granted[node]
+
+    def look_again(self, node: str) -> None:
+        """What the node may read may have changed, such as its site: a session that rests on another state ends."""
+        session = self._sessions.get(node)
+        if session is not None and self._granted.get(node) != tuple(self._scopes(node)):
+            session.broken(ConnectionAbortedError("the node's scopes of data, or its site, have changed"))
 
     def forget(self, node: str) -> None:
         """A node has been removed for good: nobody waits for it any more. Should it return, all of it is compared."""

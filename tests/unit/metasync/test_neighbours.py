@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from metasync.neighbours import NeighbourSync, site_scope
-from metasync.server import scopes_by_site
+from metasync.neighbours import NeighbourSync
+from metasync.sitefeed import site_scope
 from tests.unit.metasync.pairs import FakeAddress, FakePeer, PumpedEndpoint
 from tests.unit.metasync.world import World
 
@@ -21,11 +21,9 @@ class SiteWorld(World):
     """A cloud and four nodes, of which three share a site and have links to each other."""
 
     def __init__(self) -> None:
-        self.sites: dict[str, str | None] = dict(SITES)
         self.direct: dict[tuple[str, str], PumpedEndpoint] = {}
         self.syncs: dict[str, NeighbourSync] = {}
-        super().__init__(*SITES)
-        self.server._scopes = scopes_by_site(self.sites.get)
+        super().__init__(*SITES, sites=dict(SITES))
         for name, client in self.clients.items():
             self.syncs[name] = sync = NeighbourSync(
                 self.clock,

@@ -9,7 +9,7 @@ from metasync.conflict import unpack_loser
 from metasync.keys import data_prefix
 from metasync.memory import MemoryStore
 from metasync.model import Delete, KeyRange, Put
-from metasync.server import SyncServerFactory
+from metasync.server import SyncServerFactory, scopes_by_site
 from metasync.stamping import DataKeys
 from tests.unit.metasync.pairs import FakePeer, PumpedEndpoint, now
 
@@ -20,12 +20,17 @@ KEEP = 1.0
 
 
 class World:
-    """Stores by name: ``cloud`` and the nodes."""
+    """Stores by name: ``cloud`` and the nodes.
 
-    def __init__(self, *nodes: str) -> None:
+    :ivar sites: by node; what the registry says. The server looks at each session.
+    """
+
+    def __init__(self, *nodes: str, sites: dict[str, str | None] | None = None) -> None:
         self.clock = Clock()
+        self.sites: dict[str, str | None] = sites or {}
         self.stores = {name: MemoryStore(self.clock, max_txn_ops=1000) for name in ("cloud", *nodes)}
-        self.server = SyncServerFactory(self.clock, self.stores["cloud"], "default", keep_deletions=KEEP)
+        scopes = scopes_by_site(self.sites.get)
+        self.server = SyncServerFactory(self.clock, self.stores["cloud"], "default", scopes=scopes, keep_deletions=KEEP)
         now(self.server.start())
         self.endpoints = {name: PumpedEndpoint(self.server, FakePeer(name=name)) for name in nodes}
         self.clients = {
