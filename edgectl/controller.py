@@ -29,6 +29,7 @@ from edgectl.kubernetes import (
 from edgectl.mirror import Change, Mirror, StoreMirror
 from edgectl.nodes import RENEW_SECONDS, NodeOptions, keeps_lease, lost_in
 from edgectl.nodesync import NodeSync
+from edgectl.podcidr import PodCidrs
 from edgectl.podsync import SLIM, PodIndex, PodSync, node_name, slim
 from edgectl.services import ServiceTable, strip_node
 from edgectl.tokens import sources
@@ -105,8 +106,9 @@ class EdgeController(Service):
         }
         self._services = ServiceTable(self._services_changed)
         self._service_informers = self._service_watches() if self._options.services else []
+        pod_cidrs = PodCidrs(directory) if self._options.nodes.adopt_pod_cidr else None
         self._node_sync = NodeSync(
-            reactor, client, network, self._edges, self._nodes, self._mirrored, self._options.nodes
+            reactor, client, network, self._edges, self._nodes, self._mirrored, self._options.nodes, pod_cidrs
         )
         self._push_work = self._workers("desired of node", self._push)
         self._token_sync = TokenSync(
@@ -333,10 +335,11 @@ class EdgeController(Service):
         elif edge.revoked and not self._options.keep_revoked:
             await self._node_sync.remove(name)
         else:
-            await self._node_sync.reconcile(name)
-            seconds = lost_in(edge, self._node_sync.node(name), self._reactor.seconds())
-            if seconds is not None:
-                self._node_work.add_after(name, seconds)
+            again = await self._node_sync.reconcile(name)
+            lost = lost_in(edge, self._node_sync.node(name), self._reactor.seconds())
+            for seconds in (again, lost):
+                if seconds is not None:
+                    self._node_work.add_after(name, seconds)
 
     async def _fetch(self, key: str) -> None:
         """Read a pod that was bound to a node before that was one of ours."""

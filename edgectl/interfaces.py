@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Protocol
@@ -12,10 +12,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 @dataclass(frozen=True, slots=True)
 class EdgeNode:
-    """An enrolled node. ``connected`` tells of a live link now, ``since`` (UNIX seconds) when that last changed.
-
-    :ivar site: where it shares a LAN with others, whose pods it may take over.
-    """
+    """An enrolled node. ``connected`` tells of a live link now, ``since`` (UNIX seconds) when that last changed."""
 
     name: str
     addresses: tuple[IPv4Address | IPv6Address, ...]
@@ -23,7 +20,10 @@ class EdgeNode:
     connected: bool
     since: float
     revoked: bool = False
-    site: str | None = None
+
+
+class CannotAdopt(Exception):
+    """A node cannot have the pod subnets that the cluster has allocated. The message says why, and what to do."""
 
 
 class NodeDirectory(Protocol):
@@ -34,3 +34,10 @@ class NodeDirectory(Protocol):
 
     def endpoint(self, node: str, service: str) -> IStreamClientEndpoint:
         """Reaches a service of the node over its link; connecting fails with ``ConnectionError`` while it is away."""
+
+    async def adopt(self, node: str, subnets: Sequence[IPv4Network | IPv6Network]) -> None:
+        """Let ``subnets`` be the node's pod subnets from now on; it is told, and so are those who :meth:`subscribe`.
+
+        :raises CannotAdopt: if that may not be.
+        :raises ApiError: if it cannot be recorded now (:mod:`edgectl.errors`).
+        """

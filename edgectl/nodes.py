@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from edgectl.interfaces import EdgeNode
+from edgectl.podcidr import NETWORK_UNAVAILABLE, NOT_ADOPTING, REASONS, Verdict
 from edgectl.translate import merge_conditions, merge_patch
 from edgectl.watch import Object
 
@@ -65,6 +66,7 @@ class NodeOptions:
     :ivar taints: ``v1 Taint`` objects put on a Node when it is registered. Later changes to them are the cluster's.
     :ivar set_pod_cidr: set ``spec.podCIDRs``. Only for clusters that do not allocate node CIDRs themselves:
         kube-controller-manager stops on one that is out of its range.
+    :ivar adopt_pod_cidr: let nodes have the pod subnets that the cluster allocates (:mod:`edgectl.podcidr`).
     :ivar kubelet_port: the port of the kubelet API at the node's address, if it is served.
     """
 
@@ -72,6 +74,7 @@ class NodeOptions:
     taints: Sequence[Mapping[str, Any]] = ()
     set_pod_cidr: bool = False
     kubelet_port: int | None = None
+    adopt_pod_cidr: bool = False
 
 
 def new_node(network: str, edge: EdgeNode, report: Mapping[str, Any] | None, options: NodeOptions) -> Object:
@@ -136,8 +139,12 @@ def status_patch(
     current: Mapping[str, Any],
     now: float,
     kubelet_port: int | None = None,
+    network: Verdict | None = None,
 ) -> Object:
-    """The merge patch of a Node's status; empty if nothing but times would change."""
+    """The merge patch of a Node's status; empty if nothing but times would change.
+
+    :param network: how it stands with the pod subnets, where the cluster allocates them.
+    """
     old = current.get("status") or {}
     new = {**old, **_from_report(report, old)}
     new["addresses"] = [
@@ -147,9 +154,12 @@ def status_patch(
     if kubelet_port is not None:
         new["daemonEndpoints"] = {"kubeletEndpoint": {"Port": kubelet_port}}
     conditions = old.get("conditions") or []
-    new["conditions"] = merge_conditions(
-        conditions, _conditions(edge, report, conditions, now, is_lost(edge, current, now))
-    )
+    wanted = _conditions(edge, report, conditions, now, is_lost(edge, current, now))
+    network = network or (NOT_ADOPTING if any(_left_by_adoption(c) for c in conditions) else None)
+    if network is not None:
+        wanted = [c for c in wanted if c.get("type") != NETWORK_UNAVAILABLE]
+        wanted.append(_condition(NETWORK_UNAVAILABLE, network, conditions, now))
+    new["conditions"] = merge_conditions(conditions, wanted)
     patch = merge_patch(old, new)
     return _guarded({"status": patch}, current["metadata"]) if patch else {}
 
@@ -282,6 +292,11 @@ def _conditions(
         unknown = {c.get("type") for c in current if c.get("status") == "Unknown"}
         conditions = [condition for condition in conditions if condition.get("type") not in unknown]
     return [*conditions, _condition(EDGE_CONNECTED, _connection(edge), current, now)]
+
+
+def _left_by_adoption(condition: Mapping[str, Any]) -> bool:
+    """Written when the cluster's allocation was waited for."""
+    return condition.get("type") == NETWORK_UNAVAILABLE and condition.get("reason") in REASONS
 
 
 def _connection(edge: EdgeNode) -> tuple[str, str, str]:

@@ -24,6 +24,7 @@ from edgectl.nodes import (
     node_patch,
     status_patch,
 )
+from edgectl.podcidr import RETRY_SECONDS, PodCidrs
 from edgectl.watch import Object
 
 
@@ -32,6 +33,7 @@ class NodeSync:
 
     :param directory: the enrolled nodes, by name.
     :param nodes: the informer of the Nodes. It has synced before a handler is called.
+    :param pod_cidrs: where the cluster allocates the nodes' pod subnets.
     """
 
     _log = Logger()
@@ -45,6 +47,7 @@ class NodeSync:
         nodes: Informer,
         mirror: Callable[[], Mirror],
         options: NodeOptions,
+        pod_cidrs: PodCidrs | None = None,
     ) -> None:
         self._reactor = reactor
         self._client = client
@@ -53,6 +56,7 @@ class NodeSync:
         self._nodes = nodes
         self._mirror = mirror
         self._options = options
+        self._pod_cidrs = pod_cidrs
         self._leases: dict[str, Object] = {}
         self._refused: set[str] = set()
         self._idle = IdlePatches()
@@ -62,29 +66,35 @@ class NodeSync:
         node = self._nodes.items.get(name)
         return node if node is not None and is_ours(self._network, node) else None
 
-    async def reconcile(self, name: str) -> None:
-        """Register the Node, or bring it and its status in line."""
+    async def reconcile(self, name: str) -> float | None:
+        """Register the Node, or bring it and its status in line; seconds after which to come again, if so."""
         edge = self._directory.get(name)
         if edge is None:
-            return
+            return None
         current = self._nodes.items.get(name)
         if current is None:
             current = await self._register(edge)
         if current is None or self._foreign(name, current):
-            return
+            return None
+        network = await self._pod_cidrs.adopt(edge, current) if self._pod_cidrs and not edge.revoked else None
+        # The directory may have told of other pod subnets meanwhile.
+        edge = self._directory.get(name, edge)
         report = self._report(name)
         if patch := node_patch(self._network, edge, report, self._options, current):
             current = await self._client.patch(NODES, "", name, patch)
         now = self._reactor.seconds()
-        patch = status_patch(edge, report, current, now, self._options.kubelet_port)
+        patch = status_patch(edge, report, current, now, self._options.kubelet_port, network)
         if patch and not self._idle.repeats(name, patch, current):
             after = await self._client.patch(NODES, "", name, patch, subresource="status")
             self._idle.sent(name, patch, current, after)
+        return RETRY_SECONDS if network is not None and network[0] == "True" else None
 
     async def remove(self, name: str) -> None:
         """Remove the Node of a node that is gone for good, with its Lease."""
         self._leases.pop(name, None)
         self._idle.forget(name)
+        if self._pod_cidrs is not None:
+            self._pod_cidrs.forget(name)
         node = self.node(name)
         if node is None:
             return
@@ -124,7 +134,8 @@ class NodeSync:
         body = new_node(self._network, edge, report, self._options)
         now, port = self._reactor.seconds(), self._options.kubelet_port
         nothing: Object = {"metadata": {"uid": "", "resourceVersion": ""}}
-        body["status"] = status_patch(edge, report, nothing, now, port)["status"]
+        network = await self._pod_cidrs.adopt(edge, body) if self._pod_cidrs else None
+        body["status"] = status_patch(edge, report, nothing, now, port, network)["status"]
         try:
             node = await self._client.create(NODES, "", body)
         except StatusError as error:

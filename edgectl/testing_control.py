@@ -6,9 +6,11 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
@@ -17,7 +19,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from edgectl.interfaces import EdgeNode
+from edgectl.interfaces import CannotAdopt, EdgeNode
 from edgectl.kubeconfig import ClusterConfig
 from edgectl.nodes import rfc3339
 from edgectl.watch import Object, object_key
@@ -340,12 +342,16 @@ def _merged(old: Any, patch: Any) -> Any:
 
 
 class FakeDirectory:
-    """An :class:`edgectl.interfaces.NodeDirectory` whose nodes a test sets."""
+    """An :class:`edgectl.interfaces.NodeDirectory` whose nodes a test sets.
+
+    :ivar refusal: why no node can have other pod subnets, if so.
+    """
 
     def __init__(self) -> None:
         self._nodes: dict[str, EdgeNode] = {}
         self._observers: list[Callable[[str, EdgeNode | None], None]] = []
         self.endpoints: dict[tuple[str, str], IStreamClientEndpoint] = {}
+        self.refusal = ""
 
     def __iter__(self) -> Iterator[EdgeNode]:
         return iter(self._nodes.values())
@@ -370,6 +376,11 @@ class FakeDirectory:
             return self.endpoints[node, service]
         except KeyError:
             raise ConnectionError(f"node {node!r} is away") from None
+
+    async def adopt(self, node: str, subnets: Sequence[IPv4Network | IPv6Network]) -> None:
+        if self.refusal:
+            raise CannotAdopt(self.refusal)
+        self.set(replace(self._nodes[node], pod_subnets=tuple(subnets)))
 
 
 def fake_agent(api: FakeKubernetes) -> RequestTraversalAgent:

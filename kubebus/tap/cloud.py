@@ -15,6 +15,7 @@ from edgectl.errors import ConfigError
 from kubebus import __version__
 from kubebus.addresses import AddressPlan, InvalidPlan
 from kubebus.admin import AdminService, status_resource
+from kubebus.adoption import PodSubnets
 from kubebus.ca import Authority, InvalidAuthority
 from kubebus.caadmin import AuthoritiesResource
 from kubebus.composed import CannotStart, ComposedService, state_directory
@@ -29,6 +30,7 @@ from kubebus.memberadmin import NodesResource, TokensResource
 from kubebus.members import Members
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
+from kubebus.oldtokens import OldTokens
 from kubebus.peers import PeerOptions
 from kubebus.renewal import RENEW_SERVICE
 from kubebus.rosters import Rosters
@@ -85,6 +87,7 @@ class CloudNode(ComposedService):
         self.add(router)
         rosters = Rosters(self.reactor, registry, members, lambda: trust.authority, lambda: trust.bundle, time.time)
         self.add(rosters)
+        self.add(OldTokens(self.reactor, members))
         router.serve(ROSTER_SERVICE, rosters.factory())
         sync = SyncServerFactory(
             self.reactor,
@@ -96,9 +99,10 @@ class CloudNode(ComposedService):
         await sync.start()
         self.at_stop(sync.stop)
         router.serve(SYNC_SERVICE, sync)
-        # Nobody is to wait for what a node that is gone for good has not read; who leaves its site reads it no more.
-        router.subscribe(lambda name, node: sync.forget(name) if node is None else sync.look_again(name))
-        await self._kubernetes(store, router)
+        # Nobody is to wait for what a node that is gone for good has not read.
+        router.subscribe(lambda name, node: sync.forget(name) if node is None else None)
+        subnets = PodSubnets(registry, members.plan, self._options["advertise"])
+        await self._kubernetes(store, router, subnets)
         self._listen(trust, members, router)
         self._administer(trust, members, router, store, sync)
 
@@ -128,7 +132,10 @@ class CloudNode(ComposedService):
         )
 
     def _plan(self, trust: RouterTrust) -> AddressPlan:
-        return AddressPlan(trust.ula, self._options["node-subnet"], self._options["pod-subnet"])
+        options = self._options
+        return AddressPlan(
+            trust.ula, options["node-subnet"], options["pod-subnet"], assign_pods=not options["adopt-pod-cidr"]
+        )
 
     def _router(self, trust: RouterTrust, members: Members, registry: Registry) -> RouterService:
         options = self._options
@@ -159,9 +166,7 @@ class CloudNode(ComposedService):
         )
 
     def _routers(self, router: RouterService) -> tuple[HostPort, ...]:
-        """Where nodes reach this router, then where they reach the others that are known now."""
-        others = [HostPort.parse(each) for peer in router.status().routers for each in peer.addresses]
-        return (*self._public, *others)
+        return tuple(map(HostPort.parse, router.routers))
 
     def _listen(self, trust: RouterTrust, members: Members, router: RouterService) -> None:
         issuer = Issuer(
@@ -201,13 +206,13 @@ class CloudNode(ComposedService):
         kind = TCP6ServerEndpoint if ip_address(address).version == 6 else TCP4ServerEndpoint
         return kind(self.reactor, port, interface=address)
 
-    async def _kubernetes(self, store: Store, router: RouterService) -> None:
+    async def _kubernetes(self, store: Store, router: RouterService, subnets: PodSubnets) -> None:
         addresses = router.network.router_addresses
         kubernetes = Kubernetes(
             self,
             self._options,
             store,
-            RouterDirectory(router),
+            RouterDirectory(router, subnets),
             self._public[0].host,
             list(map(str, addresses)),
             [] if router.network.plan is None else router.network.plan.node_pools,

@@ -72,7 +72,13 @@ class Kubernetes:
 
     def _controller(self, kubelet_port: int | None = None) -> ControllerOptions:
         options = self._options
-        nodes = NodeOptions(dict(options["node-label"]), options["node-taint"], options["set-pod-cidr"], kubelet_port)
+        nodes = NodeOptions(
+            dict(options["node-label"]),
+            options["node-taint"],
+            options["set-pod-cidr"],
+            kubelet_port,
+            options["adopt-pod-cidr"],
+        )
         return ControllerOptions(options["namespace"], nodes, options["keep-revoked"])
 
     def _real(self) -> ClusterOptions:

@@ -112,6 +112,11 @@ class Options(SettingsOptions):
         ),
         Setting("keep-revoked", "keep the Kubernetes Node of a revoked edge node", flag=True),
         Setting("set-pod-cidr", "set spec.podCIDR of Nodes: only where the cluster allocates none itself", flag=True),
+        Setting(
+            "adopt-pod-cidr",
+            "let nodes have the pod subnets that the cluster allocates (spec.podCIDR), which lie in an advertised one",
+            flag=True,
+        ),
         *config.HEARTBEAT_SETTINGS,
         config.CONGESTION_SETTING,
         Setting("socket", "the socket of the command 'kubebus'", Path, "PATH", Path(ROUTER_SOCKET)),
@@ -124,6 +129,7 @@ class Options(SettingsOptions):
         if len(kubernetes) > 1:
             raise UsageError(f"--{kubernetes[0]} and --{kubernetes[1]} exclude each other: choose one Kubernetes")
         self._check_namespaces()
+        self._check_pod_cidrs()
         state: Path = self["state-dir"]
         self["store"] = self["store"] or f"sqlite:{state / 'store.db'}"
         self["kubeconfig-out"] = self["kubeconfig-out"] or state / "kubeconfig"
@@ -139,6 +145,18 @@ class Options(SettingsOptions):
                 "Whose ConfigMaps, Secrets and service account tokens may go to the edge? Choose --namespace NAME "
                 "(repeatable), or --all-namespaces, with which this VM can read every Secret of the cluster"
             )
+
+    def _check_pod_cidrs(self) -> None:
+        if not self["adopt-pod-cidr"]:
+            return
+        if self["set-pod-cidr"]:
+            raise UsageError(
+                "--set-pod-cidr and --adopt-pod-cidr exclude each other: who allocates, this or the cluster?"
+            )
+        if not (self["kubeconfig"] or self["in-cluster"]):
+            raise UsageError("--adopt-pod-cidr needs a real cluster: give --kubeconfig or --in-cluster")
+        if not self["advertise"]:
+            raise UsageError("--adopt-pod-cidr needs the cluster's pod subnet, which it allocates from, as --advertise")
 
 
 def _host_name() -> str:

@@ -38,6 +38,25 @@ class SecretsTests(SynchronousTestCase):
         self.assertFalse(self.parse()["all-namespaces"])
 
 
+class PodCidrTests(SynchronousTestCase):
+    def parse(self, *arguments: str) -> Options:
+        options = Options()
+        options.parseOptions(["--public-address", "edge.example.com", "--router-name", "r", *arguments])
+        return options
+
+    def test_adopting_needs_a_cluster_that_allocates_and_its_range(self) -> None:
+        cluster = ("--kubeconfig", "x", "--namespace", "shop", "--advertise", "10.244.0.0/16")
+        self.assertTrue(self.parse("--adopt-pod-cidr", *cluster)["adopt-pod-cidr"])
+        for arguments, why in (
+            ((*cluster, "--set-pod-cidr"), "exclude each other"),
+            (("--standalone", "--advertise", "10.244.0.0/16"), "needs a real cluster"),
+            (cluster[:4], "as --advertise"),
+        ):
+            with self.subTest(arguments):
+                error = self.assertRaises(UsageError, self.parse, "--adopt-pod-cidr", *arguments)
+                self.assertIn(why, str(error))
+
+
 class CongestionTests(SynchronousTestCase):
     def parse(self, *arguments: str) -> object:
         options = EdgeOptions()
