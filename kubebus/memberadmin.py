@@ -63,7 +63,6 @@ class TokensResource(Resource):
             raise BadRequest("'node' and 'site' must be names and 'lifetime' a number of seconds")
         try:
             token, secret = await self._members.create_token(float(lifetime), node, site)
-            await self._members.forget_old_tokens()
         except (ValueError, InvalidIdentity) as error:
             raise BadRequest(str(error)) from error
         join_string = JoinString(

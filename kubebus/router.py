@@ -411,12 +411,14 @@ class RouterService(Service):
             tuple(routes),
             self._own,
             network.mtu,
-            self._all_routers(),
+            self.routers,
             self._wallclock(),
             record.site,
         )
 
-    def _all_routers(self) -> tuple[str, ...]:
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """Where nodes reach this router, then where they reach the others that are known now."""
         others = () if self._peers is None else self._peers.addresses
         return tuple(dict.fromkeys((*self._options.routers(), *others)))
 

@@ -174,11 +174,10 @@ class TokenCommandTests(AdminCase):
             f"kubebus: there is no token '{join.token}' ('kubebus token list' shows all)\n",
         )
 
-    async def test_old_tokens_are_forgotten(self) -> None:
+    async def test_making_one_does_not_read_the_others(self) -> None:
+        self.patch(self.registry, "list", lambda kind: self.fail(f"all {kind} were read"))
         for _ in range(3):
             await self.output("token", "create")
-            self.now += 31 * 86400
-        self.assertEqual(len(await self.members.tokens()), 2)
 
     async def test_json(self) -> None:
         created = json.loads(await self.output("--json", "token", "create"))
