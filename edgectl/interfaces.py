@@ -12,7 +12,10 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 @dataclass(frozen=True, slots=True)
 class EdgeNode:
-    """An enrolled node. ``connected`` tells of a live link now, ``since`` (UNIX seconds) when that last changed."""
+    """An enrolled node. ``connected`` tells of a live link now, ``since`` (UNIX seconds) when that last changed.
+
+    :ivar site: where it shares a LAN with others, whose pods it may take over.
+    """
 
     name: str
     addresses: tuple[IPv4Address | IPv6Address, ...]
@@ -20,6 +23,7 @@ class EdgeNode:
     connected: bool
     since: float
     revoked: bool = False
+    site: str | None = None
 
 
 class CannotAdopt(Exception):
