@@ -99,8 +99,8 @@ class CloudNode(ComposedService):
         await sync.start()
         self.at_stop(sync.stop)
         router.serve(SYNC_SERVICE, sync)
-        # Nobody is to wait for what a node that is gone for good has not read.
-        router.subscribe(lambda name, node: sync.forget(name) if node is None else None)
+        # Nobody is to wait for what a node that is gone for good has not read; who leaves its site reads it no more.
+        router.subscribe(lambda name, node: sync.forget(name) if node is None else sync.look_again(name))
         subnets = PodSubnets(registry, members.plan, self._options["advertise"])
         await self._kubernetes(store, router, subnets)
         self._listen(trust, members, router)

@@ -40,4 +40,12 @@ class RouterDirectory:
 
 
 def _edge_node(state: NodeState) -> EdgeNode:
-    return EdgeNode(state.name, state.addresses, state.pod_subnets, state.connected, state.since, revoked=state.revoked)
+    return EdgeNode(
+        state.name,
+        state.addresses,
+        state.pod_subnets,
+        state.connected,
+        state.since,
+        revoked=state.revoked,
+        site=state.site,
+    )
