@@ -65,6 +65,10 @@ class Desired:
     def secret(self, namespace: str, name: str) -> Json | None:
         return self._json(("secrets", namespace, name))
 
+    def services(self, namespace: str) -> list[Json]:
+        keys = [key for key in self._objects if key[:2] == ("services", namespace)]
+        return [document for key in keys if (document := self._json(key)) is not None]
+
     def _json(self, key: ObjectKey) -> Json | None:
         value = self._objects.get(key)
         if value is None or len(value) > MAX_POD_BYTES:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from appengine.podspec import Container, Json, Pod
 from appengine.quantity import parse_quantity, whole
+from appengine.serviceenv import ServiceObjects, service_variables
 
 _MAP_KEY = re.compile(r"(metadata\.(?:labels|annotations))\['(.+)'\]")
 # What Kubernetes 1.30 and later take as a variable's name from envFrom: printable ASCII without "=".
@@ -22,8 +23,8 @@ class ConfigError(Exception):
     """A container cannot be configured now; the message is the kubelet's, for ``CreateContainerConfigError``."""
 
 
-class Objects(Protocol):
-    """The ConfigMaps and Secrets that the cloud has sent with the pods."""
+class Objects(ServiceObjects, Protocol):
+    """The ConfigMaps, Secrets and Services that the cloud has sent with the pods."""
 
     def config_map(self, namespace: str, name: str) -> Json | None: ...
 
@@ -193,7 +194,7 @@ def environment(pod: Pod, container: Container, objects: Objects, facts: Facts) 
 
     :raises ConfigError: if something that it needs is not there.
     """
-    variables: dict[str, str] = {}
+    variables = service_variables(pod, objects)
     for source in container.objects("envFrom"):
         prefix = source.get("prefix") or ""
         for kind, field in (("configmap", "configMapRef"), ("secret", "secretRef")):

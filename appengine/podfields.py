@@ -351,7 +351,7 @@ SPEC = objects(
         "serviceAccountName": yes(STRING, "shown in `fieldRef`"),
         "serviceAccount": ignored(STRING, "the deprecated name of `serviceAccountName`"),
         "automountServiceAccountToken": ignored(BOOLEAN, _BY_API),
-        "enableServiceLinks": ignored(BOOLEAN, "Services are not known to the node; use names"),
+        "enableServiceLinks": yes(BOOLEAN, "`KUBERNETES_SERVICE_HOST` and `…_PORT` are set in any case"),
         "readinessGates": refused(lists(ANY), "the node does not see the conditions that others set in the cloud"),
         "runtimeClassName": refused(STRING, "the node has one runtime"),
         "overhead": ignored(maps(QUANTITY), "comes with a runtime class, and the node has one runtime"),

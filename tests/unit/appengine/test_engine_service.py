@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 from tests.unit.appengine.world import EngineWorld, pod_manifest
 
@@ -63,6 +64,38 @@ class RunTests(EngineWorld):
         self.assertEqual(config.command, ("run", "blue"))
         self.assertEqual(config.args, ("--x=blue-$(NOT_THERE)-$(COLOR)",))
         self.assertIn("LATER=blue-$(NOT_THERE)-$(COLOR)", config.env)
+
+    def test_services_that_are_known_when_a_container_is_made(self) -> None:
+        def service(namespace: str, name: str, **spec: object) -> dict[str, Any]:
+            return {"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": "10.96.0.9", **spec}}
+
+        https, web = {"name": "https", "port": 443, "protocol": "TCP"}, {"port": 80}
+        self.put("services", service("default", "kubernetes", clusterIP="10.96.0.1", ports=[https]))
+        self.put("services", service("default", "web-shop", clusterIP="fd96::9", ports=[web, {**https, "name": "t-s"}]))
+        self.put("services", service("default", "headless", clusterIP="None", ports=[web]))
+        self.put("services", service("default", "broken", ports=[{"port": "x"}]))
+        self.put("services", service("elsewhere", "other", ports=[web]))
+        self.apply(
+            pod_manifest("linked", env=[{"name": "URL", "value": "$(WEB_SHOP_PORT)"}]),
+            pod_manifest("plain", spec={"enableServiceLinks": False}),
+        )
+        made = [view for view in self.runtime.containers.values() if view.name == "main"]
+        env = {view.pod.name: set(self.runtime.configs[view.id].env) for view in made}
+        api = {
+            "KUBERNETES_SERVICE_HOST=10.96.0.1",
+            "KUBERNETES_SERVICE_PORT=443",
+            "KUBERNETES_SERVICE_PORT_HTTPS=443",
+            "KUBERNETES_PORT=tcp://10.96.0.1:443",
+            "KUBERNETES_PORT_443_TCP=tcp://10.96.0.1:443",
+            "KUBERNETES_PORT_443_TCP_PROTO=tcp",
+            "KUBERNETES_PORT_443_TCP_PORT=443",
+            "KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1",
+        }
+        self.assertLessEqual(api, env["plain"])
+        self.assertFalse([each for each in env["plain"] if each.startswith("WEB_SHOP")])
+        shop = {"WEB_SHOP_SERVICE_HOST=fd96::9", "WEB_SHOP_SERVICE_PORT=80", "WEB_SHOP_SERVICE_PORT_T_S=443"}
+        self.assertLessEqual(api | shop | {"URL=tcp://[fd96::9]:80"}, env["linked"])
+        self.assertFalse([each for each in env["linked"] if each.startswith(("HEADLESS", "BROKEN", "OTHER"))])
 
     def test_missing_config_map_is_named_and_awaited(self) -> None:
         pod = pod_manifest(envFrom=[{"configMapRef": {"name": "settings"}}])

@@ -124,6 +124,9 @@ class CredentialTests(unittest.SynchronousTestCase):
             def config_map(self, namespace: str, name: str) -> Json | None:
                 return None
 
+            def services(self, namespace: str) -> list[Json]:
+                return []
+
         some = pod(spec={"imagePullSecrets": [{"name": "none"}, {"name": "pull"}]})
         found = pull_auths(some, Objects())
         self.assertEqual([a["password"] for a in auths_for("busybox", found)], ["pass:word"])
