@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ class Plan:
     poor: float = 20.0
     cut: float = 24.0
     mended: float = 12.0
+    killed: float = 12.0
+    """With the router killed, after what is asked then."""
     death: float = 25.0
     back: float = 15.0
     compare: tuple[str, ...] = ("calm", "overload", "poor", "cut")
@@ -32,7 +36,7 @@ class Plan:
     """Something happens before the first camera: the edge cannot do this, and one node least of all."""
 
 
-SHORT = Plan(calm=3, overload=7, poor=0, cut=9, mended=4, death=6, back=3, compare=("overload",))
+SHORT = Plan(calm=3, overload=7, poor=0, cut=9, mended=4, killed=9, death=6, back=3, compare=("overload",))
 """The same story for the tests."""
 
 
@@ -91,6 +95,50 @@ class Figures:
             recall=right / max(1, right + missed),
             precision=right / max(1, right + false),
         )
+
+
+@dataclass(frozen=True)
+class Tenure:
+    """A part of the journal that one writer wrote without another between."""
+
+    uid: str
+    """Of the writing pod: each life at another node than its own has one of its own."""
+    node: str
+    first: float
+    last: float
+    """Seconds since the epoch."""
+    entries: int
+
+
+def tenures(journal: Mapping[str, str]) -> list[Tenure]:
+    """Who wrote the journal, in order of time: two writers at one time would show as many short parts.
+
+    :param journal: its entries, as JSON, by their keys ``journal/<uid>/<number>``.
+    """
+    entries = sorted(((key.split("/")[1], json.loads(value)) for key, value in journal.items()), key=_time)
+    found = []
+    for (uid, node), group in groupby(entries, key=lambda each: (each[0], each[1]["node"])):
+        times = [entry["time"] for _, entry in group]
+        found.append(Tenure(uid, node, times[0], times[-1], len(times)))
+    return found
+
+
+def _time(entry: tuple[str, dict[str, Any]]) -> float:
+    return float(entry[1]["time"])
+
+
+def missing_entries(journal: Mapping[str, str]) -> list[str]:
+    """Keys that are missing in the journal: each writer numbers its entries from 1 on."""
+    numbers: dict[str, set[int]] = {}
+    for key in journal:
+        _, uid, number = key.split("/")
+        numbers.setdefault(uid, set()).add(int(number))
+    return [
+        f"journal/{uid}/{number:08}"
+        for uid, found in numbers.items()
+        for number in range(1, max(found))
+        if number not in found
+    ]
 
 
 def percentile(ordered: list[float], percent: float) -> float:

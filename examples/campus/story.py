@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -76,24 +76,24 @@ def nodes_join(world: CampusWorld, record: Record) -> str:
         world.kubectl("label", "node", name, "campus/place=edge")
     world.kubectl("label", "node", CLOUD, "campus/place=cloud")
     seconds = time.monotonic() - began
-    for name in EDGES:
-        wait_until(lambda name=name: _site_links(world, name) == 2, 60, f"{name}'s links to its neighbours")  # type: ignore[misc]
+    await_links(world)
     return f"all Ready after {seconds:.1f} s\n{world.kubectl('get', 'nodes', '-L', 'campus/place')}"
 
 
-def _site_links(world: CampusWorld, name: str) -> int:
-    status = json.loads(world.edge(name).kubebus("--json", "status"))
-    return sum(neighbour["connected"] for neighbour in status["site"]["neighbours"])
-
-
-@CAMPUS.step("`kubectl apply` of the manifest: a balancer and a detector on each edge node, a detector in the cloud")
+@CAMPUS.step(
+    "`kubectl apply` of the manifest: a balancer and a detector on each edge node, a detector in the cloud, a recorder"
+)
 def pods_run(world: CampusWorld, record: Record) -> str:
+    tokens = [f"--from-literal={name}={world.edge(name).kubebus('meta', 'token', 'default').strip()}" for name in EDGES]
+    world.kubectl("create", "secret", "generic", "metadata", *tokens)
     began = time.monotonic()
     world.kubectl("apply", "-f", str(MANIFEST))
-    for workload in ("daemonset/vision", "deployment/vision-cloud"):
+    for workload in ("daemonset/vision", "deployment/vision-cloud", "deployment/recorder"):
         world.kubectl("rollout", "status", workload, "--timeout=180s", timeout=190)
     seconds = time.monotonic() - began
     record.uids = _vision(world)
+    pods = world.kubectl.json("get", "pods", "--selector=app=vision")["items"]
+    world.vision = {pod["spec"]["nodeName"]: pod["metadata"]["name"] for pod in pods}
     world.policy = json.loads(world.kubectl.json("get", "configmap", "balancing")["data"]["policy.json"])
     for index in range(len(EDGES)):
         for place, count in (("here", 1), ("site", 2), ("cloud", 1)):
@@ -103,8 +103,10 @@ def pods_run(world: CampusWorld, record: Record) -> str:
     world.rates(record.plan.low)
     go_on(3)
     pods = world.kubectl("get", "pods", "-o", "wide")
+    seen = site_goes_on(world, "begin")
     return (
-        f"rolled out after {seconds:.1f} s; each balancer knows its own, two others' and the cloud's detector\n{pods}"
+        f"rolled out after {seconds:.1f} s; each balancer knows its own, two others' and the cloud's detector\n"
+        f"{seen}\n{pods}"
     )
 
 
@@ -116,6 +118,49 @@ def _vision(world: CampusWorld) -> dict[str, str]:
 
 def _all_up(world: CampusWorld, index: int, place: str, count: int) -> bool:
     return world.workers_up(index, place) == count
+
+
+def await_links(world: CampusWorld, names: Sequence[str] = EDGES) -> None:
+    """Every one of these nodes has a link of its own to each other one."""
+    for name in names:
+        others = set(names) - {name}
+        ready = partial(lambda name, others: world.neighbours(name) >= others, name, others)
+        wait_until(ready, 60, f"{name}'s links to {', '.join(sorted(others))}", interval=0.3)
+
+
+def site_goes_on(world: CampusWorld, word: str) -> str:
+    """What makes the nodes of the site a cluster, asked from inside the pod of each of them; checked.
+
+    :param word: written by every node into the site's data, and read by all others.
+    """
+    began = time.monotonic()
+    await_links(world)
+    world.errands({name: ("put", f"hello/{name}", word) for name in EDGES})
+    hellos = [f"hello/{name}={word}" for name in EDGES]
+    found = world.errands(dict.fromkeys(EDGES, ("await", "15", *hellos)))
+    for name, answer in found.items():
+        check("seconds" in answer, f"{name} to read what every node wrote into the site's data", answer)
+    services = ("detectors:9000", "recorder:8080")
+    recorders = set()
+    for name, answer in world.errands(dict.fromkeys(EDGES, ("get", *services))).items():
+        detectors, recorder = (answer[each] for each in services)
+        all_there = len(detectors) == len(EDGES) and all(text == "{}" for text in detectors.values())
+        check(all_there, f"'detectors' to be three addresses at {name}, and each to answer its pod", detectors)
+        check(len(recorder) == 1, f"'recorder' to be one address at {name}", recorder)
+        (text,) = recorder.values()
+        check(text.startswith("{"), f"'recorder' to answer the pod at {name}", recorder)
+        recorders.add(json.loads(text)["uid"])
+    check(len(recorders) == 1, "one recorder, the same for all", recorders)
+    return (
+        "each node reaches the others by links of its own; in each one's pod the name 'detectors' leads to three pods\n"
+        "that answer, and 'recorder' to one; what each wrote into the site's data was read by all others\n"
+        f"(all asked within {time.monotonic() - began:.1f} s)"
+    )
+
+
+def cloud_has(world: CampusWorld, word: str) -> bool:
+    """Whether the cloud has, of the site's data, what every node wrote there."""
+    return [json.loads(each) for each in world.site_data("hello/").values()] == [word] * len(EDGES)
 
 
 WORK = Chapter("Frames are worked on where it is best")
@@ -181,7 +226,17 @@ def uplink_cut(world: CampusWorld, record: Record) -> str:
     return told(found)
 
 
-@WORK.step("the uplink returns: the cloud helps again")
+ALONE = Chapter("The site without the cloud")
+
+
+@ALONE.step("the uplink is still cut: the nodes reach each other over their LAN, find Services, and share their data")
+def cluster_without_uplink(world: CampusWorld, record: Record) -> str:
+    seen = site_goes_on(world, "without uplink")
+    check(not cloud_has(world, "without uplink"), "the cloud to know nothing of it", world.site_data("hello/"))
+    return seen
+
+
+@ALONE.step("the uplink returns: the cloud helps again, and has what the site's data became meanwhile")
 def uplink_returns(world: CampusWorld, record: Record) -> str:
     world.site.nat.mend()
     mark(record, "uplink back")
@@ -199,6 +254,7 @@ def uplink_returns(world: CampusWorld, record: Record) -> str:
     found = figures(world, now, settle=0)
     check_quality(found)
     check(found.share("cloud") > 0, "work in the cloud again", found)
+    wait_until(partial(cloud_has, world, "without uplink"), 30, "the site's data in the cloud", interval=0.3)
     return f"the balancers had the cloud again after {seconds:.1f} s\n{told(found)}"
 
 
@@ -208,16 +264,43 @@ def _lately(world: CampusWorld, place: str, seconds: float = 2.0) -> int:
     return sum(each.get("place") == place and each["time"] >= since for each in world.frames())
 
 
+@ALONE.step("the router is killed (SIGKILL): the site goes on, with its frames and as a cluster")
+def router_killed(world: CampusWorld, record: Record) -> str:
+    world.cloud.kill9()
+    mark(record, "router killed")
+    with phase(world, record, "router killed") as now:
+        seen = site_goes_on(world, "without router")
+        go_on(record.plan.killed)
+    found = figures(world, now, settle=5)
+    check_quality(found)
+    check(found.places.get("cloud", 0) == 0, "no frame in the cloud", found)
+    check(found.share("site") > 0, "neighbours to help each other, directly over their LAN", found)
+    check(found.answered_share >= 0.7, "at least 70 % of the frames to be answered", found)
+    return f"{seen}\n{told(found)}"
+
+
+@ALONE.step("the router is started again: all nodes are back, and so is what the site wrote meanwhile")
+def router_returns(world: CampusWorld, record: Record) -> str:
+    world.start_cloud()
+    mark(record, "router back")
+    began = time.monotonic()
+    for index, name in enumerate(EDGES):
+        what = f"{name} to find the cloud again"
+        wait_until(partial(_all_up, world, index, "cloud", 1), 90, what, interval=0.3)
+    seconds = time.monotonic() - began
+    record.figures["seconds to the cloud after the router's return"] = round(seconds, 1)
+    wait_until(partial(cloud_has, world, "without router"), 30, "the site's data in the cloud", interval=0.3)
+    check(_vision(world) == record.uids, f"the pods that there were, {record.uids}", _vision(world))
+    return f"the balancers had the cloud again {seconds:.1f} s after it was up; the cloud has the site's data"
+
+
 DEATH = Chapter("A node of the site dies")
 
 
 @DEATH.step("edge-3 loses its power: its camera goes to a neighbour's balancer")
 def node_dies(world: CampusWorld, record: Record) -> str:
-    victim = world.edge(EDGES[2])
-    assert victim.agent is not None
     with phase(world, record, "node dead") as now:
-        victim.agent.kill9()
-        victim.engine.power_cut()
+        world.power_off(EDGES[2])
         mark(record, "edge-3 dies")
         go_on(record.plan.death)
     frames = [each for each in world.by_camera()["camera-3"] if now.start + SETTLE <= each["time"] < now.end]
@@ -232,10 +315,8 @@ def node_dies(world: CampusWorld, record: Record) -> str:
 
 @DEATH.step("edge-3 boots: its pod is the one that there was, and its camera comes home")
 def node_returns(world: CampusWorld, record: Record) -> str:
-    victim = world.edge(EDGES[2])
     began = time.monotonic()
-    victim.engine.start(90)
-    agent = victim.boot()
+    agent = world.power_on(EDGES[2])
     mark(record, "edge-3 boots")
 
     def home() -> bool:
@@ -316,5 +397,5 @@ def account(world: CampusWorld, record: Record) -> str:
     return f"{whole.taken} frames\n{record.figures['table']}"
 
 
-CHAPTERS = (CAMPUS, WORK, DEATH, COMPARED)
+CHAPTERS = (CAMPUS, WORK, ALONE, DEATH, COMPARED)
 STEPS = [step for chapter in CHAPTERS for step in chapter.steps]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from examples.demo.world import CHECKOUT, Edge, World
+from examples.demo.world import CHECKOUT, DATA, Edge, World, application_data
 from examples.images import PYTHON, build_image
+from kubebus.adminclient import AdminClient
 from tests.lab.daemon import Daemon
 from tests.lab.internet import Internet, Nat, Site
 from tests.lab.namespace import Namespace
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import LabError, wait_until
 
 EDGES = ("edge-1", "edge-2", "edge-3")
 CLOUD = "cloud-1"
 SITE = "campus"
 SITE_PORT = 4443
+DATA_PORT = 2379
 MANIFEST = Path(__file__).parent / "manifests/campus.yaml"
 PLACEMENTS = {"balanced": ("here", "site", "cloud"), "all edge": ("here", "site"), "all cloud": ("cloud",)}
 
@@ -40,6 +44,7 @@ def images() -> dict[str, Path]:
     """The balancer's image, as any deployment would have it; and the detector's: Python and NumPy."""
     here = Path(__file__).parent
     files = {
+        "/app/examples/metadata.py": here.parent / "metadata.py",
         "/app/examples/campus/__init__.py": here / "__init__.py",
         "/app/examples/campus/apps": here / "apps",
     }
@@ -55,7 +60,10 @@ class CampusWorld(World):
     """Everything but what the story starts: the cloud's process, the agents, the pods; the cameras wait."""
 
     def __init__(self) -> None:
-        super().__init__((*EDGES, CLOUD), edge_options=("--heartbeat", "10s", "--probe", "2s"))
+        super().__init__(
+            (*EDGES, CLOUD),
+            edge_options=("--heartbeat", "10s", "--probe", "2s", "--data-port", str(DATA_PORT)),
+        )
         try:
             self.site = self.net.sites[0]
             for edge in self.edges:
@@ -120,22 +128,8 @@ class CampusWorld(World):
 
     def uplink(self, rate: str) -> None:
         """How much goes out of the site."""
-        shape = [
-            "tc",
-            "qdisc",
-            "replace",
-            "dev",
-            "wan",
-            "root",
-            "tbf",
-            "rate",
-            rate,
-            "burst",
-            "16kb",
-            "latency",
-            "400ms",
-        ]
-        self.site.nat.namespace.run(shape)
+        shape = f"tc qdisc replace dev wan root tbf rate {rate} burst 16kb latency 400ms"
+        self.site.nat.namespace.run(shape.split())
 
     def frames(self) -> list[dict[str, Any]]:
         """What came of every frame so far, with its camera."""
@@ -157,6 +151,56 @@ class CampusWorld(World):
             if first_after is None or not set(range(1, first_after)) <= set(numbered):
                 return False
         return True
+
+    def node(self, name: str) -> dict[str, Any]:
+        """What an edge node's agent tells of itself."""
+        status: dict[str, Any] = AdminClient(str(self.edge(name).socket)).get("/v1/status")
+        return status
+
+    def neighbours(self, name: str) -> set[str]:
+        """To whom an edge node has a link of its own."""
+        return {each["name"] for each in self.node(name)["site"]["neighbours"] if each["connected"]}
+
+    def errand(self, name: str, *arguments: str) -> dict[str, Any]:
+        """Run ``apps/errand.py`` in the pod of an edge node; its answer.
+
+        :raises LabError: if it is none.
+        """
+        command = ("python3.11", "-m", "examples.campus.apps.errand", *arguments)
+        output = self.edge(name).execute(self.vision[name], *command, container="clerk")
+        try:
+            answer: dict[str, Any] = json.loads(output)
+        except ValueError:
+            raise LabError(f"errand {' '.join(arguments)} at {name}: {output}") from None
+        return answer
+
+    def errands(self, arguments: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+        """The same on several nodes at once."""
+        with ThreadPoolExecutor(len(arguments)) as pool:
+            answers = pool.map(lambda name: self.errand(name, *arguments[name]), arguments)
+            return dict(zip(arguments, answers, strict=True))
+
+    def site_data(self, prefix: str, at: str = "") -> dict[str, str]:
+        """What an edge node, or else the cloud, has of the site's data below a prefix; values are JSON."""
+        below = f"site.{SITE}/default/"
+        socket = self.edge(at).socket if at else self.cloud_socket
+        found = application_data(socket, below + prefix)
+        return {key.removeprefix(f"{DATA}/{below}"): value for key, value in found.items()}
+
+    def power_off(self, name: str) -> None:
+        """A node loses its power: its agent, its engine, its containers, and whatever else runs there."""
+        victim = self.edge(name)
+        assert victim.agent is not None
+        victim.agent.kill9()
+        victim.engine.power_cut()
+        for pid in victim.site.node.processes():
+            os.kill(pid, signal.SIGKILL)
+
+    def power_on(self, name: str) -> Daemon:
+        """It boots: engine and agent start from what stands on its disk."""
+        victim = self.edge(name)
+        victim.engine.start(90)
+        return victim.boot()
 
     def balancer(self, index: int) -> dict[str, Any]:
         """What the balancer of an edge node tells of itself, asked by a machine on its LAN."""
@@ -186,3 +230,5 @@ class CampusWorld(World):
 
     policy: dict[str, Any]
     """As in the manifest; read from the cloud once it is there."""
+    vision: dict[str, str]
+    """The names of the pods at the edge, by their nodes."""

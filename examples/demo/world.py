@@ -10,7 +10,9 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+from kubebus.adminclient import AdminClient, AdminError
 from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.internet import Internet, Site
@@ -18,9 +20,11 @@ from tests.lab.kubernetes import Kubectl
 from tests.lab.lifetime import Closing
 from tests.lab.namespace import checked
 from tests.lab.state import Run
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import LabError, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
+DATA = "/kubebus/default/data"
+"""Below it stands the application data, in the cloud and on each device."""
 PROGRAMS = Path(sys.executable).parent
 PORT = 443
 
@@ -69,25 +73,29 @@ class Edge:
         )
         return Daemon(f"edgenode-{self.name}", command, namespace=self.site.node, cwd=CHECKOUT, env=_ENVIRONMENT)
 
-    def containers(self, pod: str, *, everything: bool = False) -> list[ContainerView]:
-        """A pod's containers by the engine, without its pause container: the living ones, or ``everything``."""
+    def containers(self, pod: str, name: str = "", *, everything: bool = False) -> list[ContainerView]:
+        """A pod's containers by the engine, without its pause container: the living ones, or ``everything``.
+
+        :param name: of one of its containers, if only that is wanted.
+        """
         found = []
         with closing(self.engine.client()) as client:
             for container in client.api.containers(all=everything):
-                inspected = client.api.inspect_container(container["Id"])
-                labels = inspected["Config"]["Labels"] or {}
+                labels = container["Labels"] or {}
                 if labels.get("io.kubernetes.pod.name") != pod:
                     continue
                 # The pause container, which holds the pod's network, is the one without a container name.
-                if labels.get("io.kubernetes.container.name", "POD") != "POD":
+                its = labels.get("io.kubernetes.container.name", "POD")
+                if its == name or (not name and its != "POD"):
+                    inspected = client.api.inspect_container(container["Id"])
                     found.append(ContainerView(container["Id"], inspected["State"]["StartedAt"]))
         return found
 
-    def execute(self, pod: str, *command: str) -> str:
-        """Run a command in the pod's (one) container by the engine; its output."""
-        (container,) = self.containers(pod)
+    def execute(self, pod: str, *command: str, container: str = "") -> str:
+        """Run a command in a pod's one container, or the one of this name, by the engine; its output."""
+        (found,) = self.containers(pod, container)
         with closing(self.engine.client()) as client:
-            handle = client.api.exec_create(container.id, list(command))
+            handle = client.api.exec_create(found.id, list(command))
             output: bytes = client.api.exec_start(handle["Id"])
         return output.decode(errors="replace")
 
@@ -261,6 +269,25 @@ class World(Closing):
             if edge.agent is not None:
                 edge.agent.close()
         self._kept.close()
+
+
+def stored(administration: Path, prefix: str) -> list[dict[str, Any]]:
+    """What ``kubebus meta get --prefix`` shows of a store, without a process for each question; in order of keys.
+
+    :param administration: the daemon's socket.
+    :raises LabError: if it does not answer.
+    """
+    query = urlencode({"prefix": prefix, "limit": 10_000})
+    try:
+        found: list[dict[str, Any]] = AdminClient(str(administration)).get(f"/v1/meta/keys?{query}")["kvs"]
+    except AdminError as error:
+        raise LabError(str(error)) from error
+    return found
+
+
+def application_data(administration: Path, prefix: str) -> dict[str, str]:
+    """What a store has below ``DATA``/``prefix``, by key."""
+    return {kv["key"]: kv["value"] for kv in stored(administration, f"{DATA}/{prefix}")}
 
 
 def memory_of(pid: int) -> tuple[float, float]:

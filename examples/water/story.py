@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from examples.demo.telling import ChapterIn, StepIn, check
-from examples.demo.world import Edge
+from examples.demo.world import DATA, Edge
 from examples.water.apps.registers import VALUES
 from examples.water.record import Phase, Record
-from examples.water.world import DATA, MANIFESTS, NAMESPACE, SITES, WaterWorld
+from examples.water.world import MANIFESTS, NAMESPACE, SITES, WaterWorld
 from tests.lab.waiting import LabError, wait_until
 
 Chapter = ChapterIn[WaterWorld, Record]

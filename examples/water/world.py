@@ -9,18 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
-from examples.demo.world import CHECKOUT, Edge, World
+from examples.demo.world import CHECKOUT, Edge, World, application_data, stored
 from examples.images import PYTHON, build_image
 from examples.water.apps.registers import VALUES
-from kubebus.adminclient import AdminClient, AdminError
 from tests.lab.daemon import Daemon
 from tests.lab.etcd import Etcd
 from tests.lab.lifetime import Starting
 from tests.lab.namespace import Namespace
 from tests.lab.state import Run
-from tests.lab.waiting import LabError
 
 SITES = tuple(VALUES)
 NAMESPACE = "water"
@@ -28,7 +25,6 @@ IMAGE = "water:example"
 MANIFESTS = Path(__file__).parent / "manifests"
 DEVICE_ADDRESS = "192.168.1.50"
 DATA_PORT = 2379
-DATA = "/kubebus/default/data"
 
 
 def image() -> Path:
@@ -131,16 +127,16 @@ class WaterWorld(World):
 
     def in_cloud(self, prefix: str) -> dict[str, str]:
         """What the cloud's metadata has below ``DATA``/``prefix``, by the rest of the key."""
-        return _found(self.cloud_socket, prefix)
+        return application_data(self.cloud_socket, prefix)
 
     def at_site(self, edge: Edge, prefix: str) -> dict[str, str]:
         """The same of a site's."""
-        return _found(edge.socket, prefix)
+        return application_data(edge.socket, prefix)
 
     def stamp(self, key: str, where: Edge | None = None) -> list[dict[str, Any]]:
         """The counter and origin of a key of the application data, in the cloud or at a site."""
         administration = self.cloud_socket if where is None else where.socket
-        return _below(administration, f"/kubebus/default/sync/stamps/{key}")
+        return stored(administration, f"/kubebus/default/sync/stamps/{key}")
 
     def decisions(self, where: Edge | None = None) -> list[dict[str, Any]]:
         """The controller's decisions as the cloud, or the site, has them."""
@@ -161,17 +157,3 @@ class WaterWorld(World):
         # A hundred at a time: an answer of the administration socket is limited.
         last: int = self.record()[-1]["number"]
         yield from range(last // 100 + 1)
-
-
-def _found(administration: Path, prefix: str) -> dict[str, str]:
-    return {kv["key"]: kv["value"] for kv in _below(administration, f"{DATA}/{prefix}")}
-
-
-def _below(administration: Path, prefix: str) -> list[dict[str, Any]]:
-    # What `kubebus meta get --prefix` does, without a process for each question.
-    query = urlencode({"prefix": prefix, "limit": 10_000})
-    try:
-        found: list[dict[str, Any]] = AdminClient(str(administration)).get(f"/v1/meta/keys?{query}")["kvs"]
-    except AdminError as error:
-        raise LabError(str(error)) from error
-    return found

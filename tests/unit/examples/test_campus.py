@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from examples.campus.apps import recorder as recorder_module
+from examples.campus.apps.clerk import report
 from examples.campus.apps.detector import Detector, FrameError, Handler, Server
+from examples.campus.apps.recorder import Recorder
 from examples.campus.apps.scene import HEADER, HEIGHT, WIDTH, Scene, Thing, match
-from examples.campus.record import Figures, Phase, percentile, table
+from examples.campus.record import Figures, Phase, Tenure, missing_entries, percentile, table, tenures
+from examples.metadata import Metadata
 
 
 class DetectorTests(SynchronousTestCase):
@@ -73,6 +79,80 @@ class WorkerTests(SynchronousTestCase):
     def test_health_takes_anything(self) -> None:
         with self.post(bytes(5000), "/health") as response:
             self.assertEqual(response.status, 200)
+
+
+class Store(Metadata):
+    """The site's data in memory."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+
+    def get(self, prefix: str) -> dict[str, str]:
+        return {key: value for key, value in sorted(self.found.items()) if key.startswith(prefix)}
+
+    def last(self, prefix: str) -> str | None:
+        return max(self.get(prefix), default=None)
+
+    def write(self, puts: Mapping[str, object], deletes: Sequence[str] = ()) -> None:
+        self.found.update({key: json.dumps(value) for key, value in puts.items()})
+        for key in deletes:
+            self.found.pop(key, None)
+
+
+STATUS = {"counts": {"offered": 9, "answered": 6, "refused late": 2, "refused full": 1}, "rates": {"camera-1": 2.0}}
+
+
+class JournalTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.store = Store()
+        self.store.write({"nodes/edge-1": report(STATUS, 99.5)})
+
+    def journal(self) -> dict[str, str]:
+        return self.store.get("journal/")
+
+    def record(self, recorder: Recorder, *times: float) -> None:
+        for time in times:
+            recorder.turn(time)
+
+    def test_an_entry_says_who_wrote_it_and_what_the_nodes_told(self) -> None:
+        recorder = Recorder(self.store, "u1", "edge-3")
+        self.record(recorder, 100.0)
+        entry = json.loads(self.journal()["journal/u1/00000001"])
+        self.assertEqual((entry["time"], entry["node"], entry["ages"]), (100.0, "edge-3", {"edge-1": 0.5}))
+        self.assertEqual((entry["answered"], entry["cameras"]), ({"edge-1": 6}, {"edge-1": ["camera-1"]}))
+        self.assertEqual(recorder.latest, {"uid": "u1", "number": 1, **entry})
+        self.assertEqual(report(STATUS, 1.0)["refused"], 3)
+
+    def test_goes_on_after_a_restart_of_the_same_pod(self) -> None:
+        self.record(Recorder(self.store, "u1", "edge-3"), 100.0, 101.0)
+        self.record(Recorder(self.store, "u1", "edge-3"), 105.0)
+        self.assertEqual(tenures(self.journal()), [Tenure("u1", "edge-3", 100.0, 105.0, 3)])
+        self.assertEqual(missing_entries(self.journal()), [])
+
+    def test_one_writer_after_the_other(self) -> None:
+        home, taker = Recorder(self.store, "u1", "edge-3"), Recorder(self.store, "u2", "edge-1")
+        self.record(home, 100.0, 101.0)
+        self.record(taker, 120.0)
+        self.record(home, 130.0)
+        found = [(each.node, each.first, each.last) for each in tenures(self.journal())]
+        self.assertEqual(found, [("edge-3", 100.0, 101.0), ("edge-1", 120.0, 120.0), ("edge-3", 130.0, 130.0)])
+
+    def test_two_writers_at_one_time_are_seen(self) -> None:
+        home, taker = Recorder(self.store, "u1", "edge-3"), Recorder(self.store, "u2", "edge-1")
+        for time in (100.0, 101.0, 102.0):
+            home.turn(time)
+            taker.turn(time + 0.5)
+        self.assertEqual(len(tenures(self.journal())), 6)
+
+    def test_a_lost_entry_is_seen(self) -> None:
+        self.record(Recorder(self.store, "u1", "edge-3"), 100.0, 101.0, 102.0)
+        del self.store.found["journal/u1/00000002"]
+        self.assertEqual(missing_entries(self.journal()), ["journal/u1/00000002"])
+
+    def test_only_so_many_are_kept(self) -> None:
+        self.patch(recorder_module, "KEEP", 3)
+        self.record(Recorder(self.store, "u1", "edge-3"), *(float(each) for each in range(5)))
+        self.assertEqual(sorted(self.journal()), [f"journal/u1/{each:08}" for each in (3, 4, 5)])
 
 
 class FiguresTests(SynchronousTestCase):
