@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -13,7 +13,6 @@ from twisted.logger import Logger
 from appengine.podspec import MAX_POD_BYTES, Json
 from appengine.waiting import sleep
 from metasync.interfaces import Store, StoreError, Watch
-from metasync.keys import NodeKeys
 from metasync.model import EventType, KeyRange, WatchBatch
 
 _RETRY = 2.0
@@ -22,8 +21,15 @@ ObjectKey = tuple[str, str, str]
 """(plural, namespace, name)."""
 
 
+class DesiredKeys(Protocol):
+    """Where they stand: those of a node, or of a site."""
+
+    @property
+    def desired(self) -> str: ...
+
+
 class Desired:
-    """The objects under the node's ``desired`` prefix.
+    """The objects under a ``desired`` prefix: the node's, or its site's.
 
     :param changed: called with the keys of what changed, after every revision; the first time with all there are.
     """
@@ -31,7 +37,7 @@ class Desired:
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, store: Store, keys: NodeKeys, changed: Callable[[frozenset[ObjectKey]], None]
+        self, reactor: Any, store: Store, keys: DesiredKeys, changed: Callable[[frozenset[ObjectKey]], None]
     ) -> None:
         self._reactor = reactor
         self._store = store
@@ -130,3 +136,25 @@ class Desired:
     def failed(self, error: StoreError) -> None:
         if self._ended is not None and not self._ended.called:
             self._ended.callback(error)
+
+
+class WithSite:
+    """What the cloud wants of this node, and else what came with the pods of its site.
+
+    :param site: the objects of its site, while it has one.
+    """
+
+    def __init__(self, own: Desired, site: Callable[[], Desired | None]) -> None:
+        self._own, self._site = own, site
+
+    def config_map(self, namespace: str, name: str) -> Json | None:
+        found, site = self._own.config_map(namespace, name), self._site()
+        return found if found is not None or site is None else site.config_map(namespace, name)
+
+    def secret(self, namespace: str, name: str) -> Json | None:
+        found, site = self._own.secret(namespace, name), self._site()
+        return found if found is not None or site is None else site.secret(namespace, name)
+
+    def services(self, namespace: str) -> list[Json]:
+        """Every node has all of them."""
+        return self._own.services(namespace)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from appengine.events import NORMAL
 from appengine.killing import kill_all
 from appengine.lastlog import log_tail
@@ -70,9 +72,12 @@ class Ending:
         await self._state.node.files.run(self._state.node.volumes.remove, self._state.ref.uid)
         return None
 
-    async def kill_everything(self, reason: str) -> None:
-        """Stop what runs: the containers with what is left of the grace period, then the sandbox."""
+    async def kill_everything(self, reason: str, left: Callable[[], float] | None = None) -> None:
+        """Stop what runs: the containers with what is left of the grace period, then the sandbox.
+
+        :param left: another count of the seconds that are left.
+        """
         running = [view for view in self._state.views.values() if view.running and view.kind is not Kind.PAUSE]
-        await kill_all(self._state.killer, running, self.left, reason)
+        await kill_all(self._state.killer, running, left or self.left, reason)
         for view in [view for view in self._state.views.values() if view.kind is Kind.PAUSE and view.running]:
             await self._state.node.runtime.signal(view.id, "SIGKILL")

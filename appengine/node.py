@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from appengine.environment import Facts, Objects
@@ -11,9 +11,9 @@ from appengine.events import Events
 from appengine.images import Images
 from appengine.interfaces import NodeNetwork
 from appengine.podnet import ClusterDns
-from appengine.podspec import Pod, PodRef
+from appengine.podspec import Json, Pod, PodRef
 from appengine.reports import Reports
-from appengine.runtime import Runtime
+from appengine.runtime import EngineError, Runtime, RuntimeUnavailable
 from appengine.status import NodeAddresses
 from appengine.threads import Threads
 from appengine.volumes import Volumes
@@ -46,10 +46,49 @@ class Pace:
     """The folder of static pods: the kubelet's ``fileCheckFrequency``."""
 
 
+class Takeovers(Protocol):
+    """What pods that another node of the site may take over have to ask, and to tell."""
+
+    async def permit(self, ref: PodRef, container_id: str) -> None:
+        """A container of the pod is about to be started.
+
+        :raises EngineError: if it may not run here now.
+        """
+
+    def origin(self, uid: str) -> Json | None:
+        """``takenOver`` of the PodReport, for a pod that this node runs in place of another."""
+
+    def reported(self, ref: PodRef, status: Json) -> None:
+        """The pod is so now."""
+
+    def held(self, ref: PodRef) -> None:
+        """Of a pod that is held back nothing runs (any more)."""
+
+
+class NoTakeovers:
+    """Every pod runs where it is bound to, and nowhere else."""
+
+    async def permit(self, ref: PodRef, container_id: str) -> None:
+        return
+
+    def origin(self, uid: str) -> Json | None:
+        return None
+
+    def reported(self, ref: PodRef, status: Json) -> None:
+        return
+
+    def held(self, ref: PodRef) -> None:
+        return
+
+
+_NO_TAKEOVERS = NoTakeovers()
+
+
 @dataclass(slots=True)
 class Node:
     """The parts of an engine, for its pods.
 
+    :ivar uncertain: IDs of containers that the engine was asked to start, and did not answer: they may start yet.
     :ivar wall: the time that people and the container engine go by, which may be set at any moment.
     """
 
@@ -75,10 +114,28 @@ class Node:
     changed_ports: Callable[[], None] = lambda: None
     changed: Callable[[PodRef], None] = lambda ref: None
     admit: Callable[[Pod], tuple[str, str] | None] = lambda pod: None
+    takeovers: Takeovers = _NO_TAKEOVERS
+    uncertain: set[str] = field(default_factory=set)
 
     def now(self) -> float:
         """The reactor's time: for waiting, back-offs and deadlines. Nothing sets it back."""
         return float(self.reactor.seconds())
+
+    async def start_container(self, ref: PodRef, container_id: str) -> None:
+        """Start a container of a pod. All that is ever started passes here.
+
+        :raises EngineError: as the runtime does, and if the pod may not run here now.
+        """
+        await self.takeovers.permit(ref, container_id)
+        self.uncertain.add(container_id)
+        try:
+            await self.runtime.start_container(container_id)
+        except RuntimeUnavailable:
+            raise
+        except EngineError:
+            self.uncertain.discard(container_id)
+            raise
+        self.uncertain.discard(container_id)
 
     @property
     def addresses(self) -> NodeAddresses:

@@ -118,6 +118,7 @@ class PodState:
         """Remove a container, and forget what was known of it."""
         await self.node.runtime.remove(view.id)
         self.views.pop(view.id, None)
+        self.node.uncertain.discard(view.id)
         history = self.history
         known: dict[str, Any]
         for known in (history.messages, history.started, history.ready, history.unhealthy, history.ended):
@@ -138,4 +139,5 @@ class PodState:
             )
         elif self.terminating and not self.status:
             return
-        self.node.reports.pod(self.ref, self.status, gone)
+        self.node.reports.pod(self.ref, self.status, gone, self.node.takeovers.origin(self.ref.uid))
+        self.node.takeovers.reported(self.ref, self.status)

@@ -76,10 +76,11 @@ class Reports:
             self._pending[key] = None
             self._flush()
 
-    def pod(self, ref: PodRef, status: Json, gone: bool = False) -> None:
-        """Report a pod."""
+    def pod(self, ref: PodRef, status: Json, gone: bool = False, origin: Json | None = None) -> None:
+        """Report a pod; ``origin`` is ``takenOver`` of one that runs in place of another."""
         metadata = {"name": ref.name, "namespace": ref.namespace, "uid": ref.uid}
-        self._put(self._key(ref), {"metadata": metadata, "status": status, "gone": gone})
+        report = {"metadata": metadata, "status": status, "gone": gone}
+        self._put(self._key(ref), report if origin is None else {**report, "takenOver": origin})
 
     def forget_pod(self, ref: PodRef) -> None:
         """Remove the record of a pod that is neither wanted nor here any more."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from appengine.admission import Capacity, refusal
-from appengine.desired import Desired, ObjectKey
+from appengine.desired import Desired, ObjectKey, WithSite
 from appengine.events import Events
 from appengine.eviction import Pressures, Thresholds
 from appengine.firewall import Firewall, HostPort
@@ -49,6 +49,9 @@ from appengine.worker import Worker
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys
 
+if TYPE_CHECKING:
+    from appengine.takeover.service import Takeover
+
 _RESYNC = 300.0
 _THRESHOLDS = Thresholds()
 _PACE = Pace()
@@ -73,6 +76,7 @@ class Engine(Service):
     :param thresholds: when the node is under pressure.
     :param firewall: another packet filter than the host's.
     :param files: other threads for volumes than the engine's own.
+    :param takeover: lets pods that have opted in move within the site [default: they stay].
     :param pace: how often the node looks around.
     :param wall: the time of day, in UNIX seconds: of reports, and compared with what the container engine tells.
     """
@@ -97,6 +101,7 @@ class Engine(Service):
         image_dir: str | Path | None = None,
         manifest_dir: str | Path | None = None,
         thresholds: Thresholds = _THRESHOLDS,
+        takeover: Takeover | None = None,
         pace: Pace = _PACE,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -111,6 +116,7 @@ class Engine(Service):
         self._runtime = runtime
         self._source = network_source
         self._state_dir = Path(state_dir)
+        self._takeover = takeover
         self._desired = Desired(reactor, store, keys, self._desired_changed)
         self._networks = PodNetworks(runtime, self._wake_all)
         self.node = Node(
@@ -125,7 +131,7 @@ class Engine(Service):
             files=files or Threads(reactor, _FILE_THREADS, "files"),
             reports=reports,
             events=Events(reports, reactor.seconds, wall, node),
-            objects=self._desired,
+            objects=self._desired if takeover is None else WithSite(self._desired, lambda: takeover.desired),
             pod_network=self._networks,
             dns=ClusterDns(tuple(cluster_dns), cluster_domain),
             wall=wall,
@@ -139,7 +145,9 @@ class Engine(Service):
         self._firewall = firewall or Firewall(self.node.files)
         self._pressures = Pressures(thresholds)
         self._capacity = Capacity(machine.cpus * 1000, machine.memory, 0, MAX_PODS)
-        self.node.admit = self._admit
+        self.node.admit = self.refusal
+        if takeover is not None:
+            self.node.takeovers = takeover
         self._housekeeper = Housekeeper(
             self.node, self._pressures, self.pods, lambda: self._node_reporter.images_changed()
         )
@@ -182,6 +190,8 @@ class Engine(Service):
                 self._log.error("the local store cannot be read; trying again: {error}", error=str(error))
                 await sleep(self._reactor, _RETRY)
         self._node_reporter.start()
+        if self._takeover is not None:
+            self._takeover.begin(self, self._previous)
         self._desired.start()
         self._static_pods.start()
         self._runtime.start(self)
@@ -204,6 +214,8 @@ class Engine(Service):
         await self._static_pods.stop()
         await self._node_reporter.stop()
         await gatherResults([Deferred.fromCoroutine(worker.stop()) for worker in self.workers.values()])
+        if self._takeover is not None:
+            await self._takeover.stop()
         await self._runtime.stop()
         await self._firewall.stop(any(worker.sandbox() for worker in self.workers.values()))
         await self.node.reports.stop()
@@ -218,6 +230,7 @@ class Engine(Service):
         self._networks.place(place)
         self._firewall.place(place)
         self._node_reporter.changed()
+        self.reconsider()
         self._wake_all()
 
     def _ports_changed(self) -> None:
@@ -239,27 +252,29 @@ class Engine(Service):
         namespaces = {namespace for namespace, _ in objects}
         for plural, namespace, name in changed:
             if plural == "pods":
-                self._want(namespace, name)
-        for worker in self.workers.values():
-            if worker.ref.namespace in namespaces:
-                worker.try_again(files=True)
+                self.want(namespace, name)
+        for namespace in namespaces:
+            self.files_changed(namespace)
+        if self._takeover is not None and objects != {(namespace, name) for _, namespace, name in changed}:
+            self._takeover.own_changed()
 
     def _everything_known(self) -> bool:
         """Whether all that says which pods are wanted has been read once."""
-        return self._desired.loaded and self._static_pods.loaded
+        own = self._desired.loaded and self._static_pods.loaded
+        return own and (self._takeover is None or self._takeover.loaded)
 
     def _static_changed(self, pods: dict[tuple[str, str], Json]) -> None:
         names = self._static.keys() | pods.keys()
         self._static = pods
         if self._adopted:
             for namespace, name in names:
-                self._want(namespace, name)
+                self.want(namespace, name)
 
     def _measured(self, pressure: Pressure) -> None:
         if self._adopted:
             self._housekeeper.measured(pressure)
 
-    def _admit(self, pod: Pod) -> tuple[str, str] | None:
+    def refusal(self, pod: Pod) -> tuple[str, str] | None:
         """Why the node does not take a pod."""
         others = [
             worker.pod
@@ -271,13 +286,21 @@ class Engine(Service):
 
     def _want_all(self) -> None:
         wanted = set(self._desired.pods()) | set(self._static)
+        if self._takeover is not None:
+            wanted |= self._takeover.others.names()
         here = {(worker.ref.namespace, worker.ref.name) for worker in self.workers.values()}
         for namespace, name in wanted | here:
-            self._want(namespace, name)
+            self.want(namespace, name)
 
-    def _want(self, namespace: str, name: str) -> None:
+    def _wanted(self, namespace: str, name: str) -> bytes | Json | None:
+        """What is to run under a name: the node's own pod, or one of its site that it runs in place of another."""
+        key = (namespace, name)
+        own: bytes | Json | None = self._desired.pods().get(key) or self._static.get(key)
+        return self._takeover.others.document(*key) if own is None and self._takeover is not None else own
+
+    def want(self, namespace: str, name: str) -> None:
         """Bring the workers of one name in line with the store."""
-        value = self._desired.pods().get((namespace, name)) or self._static.get((namespace, name))
+        value = self._wanted(namespace, name)
         named = [w for w in self.workers.values() if (w.ref.namespace, w.ref.name) == (namespace, name)]
         if value is None:
             for worker in named:
@@ -298,6 +321,8 @@ class Engine(Service):
             self._log.warn("pod {pod} cannot run here: {error}", pod=str(ref), error=str(error))
         else:
             worker = self._worker(pod.ref)
+            if self._takeover is not None and isinstance(value, bytes):
+                self._takeover.own.consider(worker, pod, document)
             worker.want(pod)
         for other in named:
             if other is not worker:
@@ -328,8 +353,33 @@ class Engine(Service):
         for worker in self.workers.values():
             if (worker.ref.namespace, worker.ref.name) == (ref.namespace, ref.name):
                 worker.wake()
-        if (ref.namespace, ref.name) in self._desired.pods() or (ref.namespace, ref.name) in self._static:
-            self._want(ref.namespace, ref.name)
+        if self._takeover is not None:
+            self._takeover.gone(ref)
+        if self._wanted(ref.namespace, ref.name) is not None:
+            self.want(ref.namespace, ref.name)
+
+    # -- for takeovers ------------------------------------------------------------------------------------------
+
+    def worker(self, uid: str) -> Worker | None:
+        return self.workers.get(uid)
+
+    def is_own(self, namespace: str, name: str) -> bool:
+        """Whether the node has a pod of its own of that name."""
+        return (namespace, name) in self._desired.pods() or (namespace, name) in self._static
+
+    def has_place(self) -> bool:
+        return self.node.place is not None
+
+    def files_changed(self, namespace: str) -> None:
+        """ConfigMaps or Secrets of a namespace have changed."""
+        for worker in self.workers.values():
+            if worker.ref.namespace == namespace:
+                worker.try_again(files=True)
+
+    def reconsider(self) -> None:
+        """Whether the node's own pods need leases may have changed."""
+        if self._adopted and self._takeover is not None:
+            self._want_all()
 
     # -- RuntimeObserver ----------------------------------------------------------------------------------------
 
@@ -382,6 +432,8 @@ class Engine(Service):
             await _until(self._reactor, self._everything_known)
         if not self._adopted:
             self._adopted = True
+            if self._takeover is not None:
+                self._takeover.adopt()
             self._want_all()
             for uid, report in list(self._previous.items()):
                 metadata = report.get("metadata") or {}
@@ -444,7 +496,12 @@ class Engine(Service):
 
         factory = KubeletFactory(self, as_json=True)
         self._factories.append(factory)
-        return {"kubelet": KubeletResource(factory)}
+        resources: dict[str, Any] = {"kubelet": KubeletResource(factory)}
+        if self._takeover is not None:
+            from appengine.takeover.adminresource import TakeoverResource
+
+            resources["takeover"] = TakeoverResource(self._takeover.status)
+        return resources
 
     def status(self) -> Json:
         """For people: the pods and how they are."""

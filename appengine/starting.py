@@ -46,7 +46,7 @@ async def make_sandbox(node: Node, pod: Pod, attempt: int) -> ContainerView:
         mounts=(),
     )
     identity = await node.runtime.create(config)
-    await node.runtime.start_container(identity)
+    await node.start_container(pod.ref, identity)
     return await node.runtime.inspect(identity)
 
 

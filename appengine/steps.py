@@ -84,7 +84,7 @@ class Steps:
             await self._state.node.pod_network.ready()
         dead = {view.id for view in self._state.views.values() if view.state is ContainerState.EXITED}
         try:
-            await self._state.node.runtime.start_container(pause.id)
+            await self._state.node.start_container(pod.ref, pause.id)
         except RuntimeUnavailable:
             raise
         except EngineError as error:
@@ -124,7 +124,7 @@ class Steps:
             self._wait_for(container, "CreateContainerError", str(error), self._state.node.now() + _RETRY)
             return
         try:
-            await self._state.node.runtime.start_container(identity)
+            await self._state.node.start_container(pod.ref, identity)
         except RuntimeUnavailable:
             raise
         except EngineError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -39,6 +40,19 @@ from appengine.steps import Steps
 
 _RETRY = 10.0
 _FAILED_STEP = 5.0
+_HOLD_RETRY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a pod is held back; ``end`` is the reactor's time by which nothing of it may run."""
+
+    reason: str
+    message: str
+    end: float
+
+    def left(self, now: float) -> float:
+        return max(0.0, self.end - now)
 
 
 class Worker(PodState):
@@ -59,6 +73,7 @@ class Worker(PodState):
         self._stopped = False
         self._cleared = False
         self._stale_files = False
+        self._hold: Hold | None = None
         self._backing_off: dict[str, tuple[str, int]] = {}
         self._loop: Deferred[None] | None = None
         self._steps = Steps(self)
@@ -90,6 +105,36 @@ class Worker(PodState):
         if deletion_grace is not None:
             self.terminate(deletion_grace)
         self.wake()
+
+    def hold(self, reason: str, message: str, grace: float) -> None:
+        """The pod is wanted, but must not run here now. What runs of it is stopped within ``grace`` seconds; its
+        containers and volumes are kept. The earliest end ever told counts, until :meth:`free`."""
+        end = self.node.now() + max(0.0, grace)
+        if self._hold is not None:
+            end = min(end, self._hold.end)
+            if (reason, message, end) == (self._hold.reason, self._hold.message, self._hold.end):
+                return
+        if self._hold is None or self._hold.reason != reason:
+            self.event(WARNING, reason, message)
+        self._hold = Hold(reason, message, end)
+        for view in self.views.values():
+            if self.killer.busy(view.id):
+                self.killer.kill(view, self._hold.left(self.node.now()), message)
+        self.wake()
+
+    def free(self) -> None:
+        """The pod may run here."""
+        if self._hold is not None:
+            for container in self.pod.every_container if self.pod is not None else ():
+                if self.history.waiting.get(container.name, ("",))[0] == self._hold.reason:
+                    del self.history.waiting[container.name]
+            self._hold = None
+            self.history.retry_at.clear()
+            self.wake()
+
+    @property
+    def held(self) -> bool:
+        return self._hold is not None
 
     def unwant(self) -> None:
         """The pod is wanted no more."""
@@ -197,6 +242,8 @@ class Worker(PodState):
             return await self._terminate()
         if self.refusal is not None:
             return await self._refused()
+        if self._hold is not None:
+            return await self._held(self._hold)
         assert self.pod is not None
         if not self.admitted and (why := self.node.admit(self.pod)) is not None:
             self.history.phase, self.history.reason, self.history.message = "Failed", *why
@@ -216,7 +263,7 @@ class Worker(PodState):
             a for a in next_steps.actions if not (isinstance(a, RemoveContainer) and a.view.id in self._steps.kept)
         ]
         for action in actions:
-            if self.terminating or self._stopped:
+            if self.terminating or self._stopped or self.held:
                 break
             await self._steps.do(self.pod, action)
         await self._ending.note_ends()
@@ -279,6 +326,24 @@ class Worker(PodState):
         """Nothing of a refused pod runs."""
         await self._ending.kill_everything("the pod cannot run on this node")
         self.report()
+        return None
+
+    async def _held(self, hold: Hold) -> float | None:
+        """Nothing of a pod that is held back runs."""
+        self.prober.stop()
+        for container in self.pod.every_container if self.pod is not None else ():
+            self.history.waiting[container.name] = (hold.reason, hold.message)
+        self.report()
+        await self._ending.kill_everything(hold.message, lambda: (self._hold or hold).left(self.node.now()))
+        await self._ending.note_ends()
+        self.report()
+        if any(view.running for view in self.views.values()):
+            return self.node.now() + _HOLD_RETRY
+        for view in [view for view in self.views.values() if view.id in self.node.uncertain]:
+            # The engine may start it yet; one that is removed it cannot.
+            await self.remove(view)
+        if self._hold is not None:
+            self.node.takeovers.held(self.ref)
         return None
 
     async def _terminate(self) -> float | None:

@@ -1,0 +1,213 @@
+"""Who runs which pod in place of its owner, as the nodes of a site tell each other in their own data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from appengine.waiting import sleep
+from metasync.following import Follower
+from metasync.interfaces import Store, StoreError
+from metasync.keys import SiteKeys
+from metasync.model import Compare, CompareOp, CompareTarget, Delete, KeyValue, Put
+
+IPAddress = IPv4Address | IPv6Address
+
+MAX_RECORD_BYTES = 4096
+_RETRY = 2.0
+
+
+class Membership(Protocol):
+    """Which site this node is of, by the roster that its members have signed for."""
+
+    @property
+    def site(self) -> str | None:
+        """``None``: of no site, as far as is known."""
+
+    def members(self) -> Collection[str]:
+        """The names of the site's nodes, this one among them; none while that is not known."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` whenever the site or its members are others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A pod that runs elsewhere than on its owner.
+
+    :ivar uid: the new UID that it runs under.
+    :ivar node: who runs it.
+    """
+
+    uid: str
+    node: str
+    addresses: tuple[IPAddress, ...] = ()
+    ready: bool = False
+
+    def encode(self) -> bytes:
+        addresses = [str(each) for each in self.addresses]
+        value = {"uid": self.uid, "node": self.node, "addresses": addresses, "ready": self.ready}
+        return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Record:
+        """:raises ValueError: for what is no record."""
+        if len(value) > MAX_RECORD_BYTES:
+            raise ValueError(f"it has {len(value)} bytes; the limit is {MAX_RECORD_BYTES}")
+        found: Any = json.loads(value)
+        if not isinstance(found, dict) or not isinstance(found.get("addresses"), list):
+            raise ValueError("it is no takeover record")
+        addresses = tuple(ip_address(str(each)) for each in found["addresses"])
+        return cls(str(found.get("uid")), str(found.get("node")), addresses, found.get("ready") is True)
+
+    @classmethod
+    def of_status(cls, uid: str, node: str, status: Mapping[str, Any]) -> Record:
+        """From a v1 PodStatus."""
+        addresses = tuple(ip_address(str(each["ip"])) for each in status.get("podIPs") or () if each.get("ip"))
+        conditions = {str(each.get("type")): each.get("status") for each in status.get("conditions") or ()}
+        return cls(uid, node, addresses, conditions.get("Ready") == "True")
+
+
+class Records:
+    """The takeovers of this node's site: read, and written for the pods that this node runs.
+
+    What this node has to say of its own takeovers is written again if somebody else's word came to stand there: two
+    halves of a site that were apart may both have written, and who has the pod now is right.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, store: Store, network: str, membership: Membership) -> None:
+        self._reactor, self._store, self._network, self._membership = reactor, store, network, membership
+        self._mine: dict[str, bytes] = {}
+        self._todo: set[str] = set()
+        self._dropped: dict[str, bytes] = {}
+        self._writing: Deferred[None] | None = None
+        self._keys: SiteKeys | None = None
+        self._follower: Follower | None = None
+        self._watchers: list[Callable[[], None]] = []
+        self._stopped = False
+        membership.watch(self._place)
+
+    def start(self) -> None:
+        self._place()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._follower is not None:
+            self._follower.stop()
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` when :meth:`current` may have changed."""
+        self._watchers.append(changed)
+
+    def current(self) -> dict[str, Record]:
+        """Original UID → who runs it. A word counts only if it speaks of a member of the site."""
+        members, found = self._membership.members(), {}
+        for key, kv in self._items().items():
+            try:
+                record = Record.decode(kv.value)
+            except (ValueError, RecursionError):
+                continue
+            if record.node in members:
+                found[key.decode("utf-8", "replace")] = record
+        return found
+
+    def put(self, uid: str, record: Record) -> None:
+        """This node runs the pod of that original UID."""
+        value = record.encode()
+        if self._mine.get(uid) != value:
+            self._mine[uid] = value
+            self._dropped.pop(uid, None)
+            self._todo.add(uid)
+            self._write()
+
+    def drop(self, uid: str, node: str | None = None) -> None:
+        """The pod of that original UID is run by ``node`` no more; without one, by nobody but its owner."""
+        self._mine.pop(uid, None)
+        self._todo.discard(uid)
+        stands = self._items().get(uid.encode())
+        if stands is not None and (node is None or _node_of(stands.value) == node):
+            self._dropped[uid] = stands.value
+            self._write()
+
+    def _items(self) -> Mapping[bytes, KeyValue]:
+        return self._follower.items if self._follower is not None else {}
+
+    def _place(self) -> None:
+        site = self._membership.site
+        keys = SiteKeys(self._network, site) if site is not None else None
+        if self._stopped or keys == self._keys:
+            self._tell()
+            return
+        if self._follower is not None:
+            self._follower.stop()
+            self._follower = None
+        self._keys = keys
+        self._todo |= self._mine.keys()
+        if keys is not None:
+            self._follower = Follower(self._reactor, self._store, keys.takeover(""), self._changed)
+            self._follower.start()
+        self._tell()
+
+    def _changed(self, changes: Mapping[bytes, KeyValue | None]) -> None:
+        for key, kv in changes.items():
+            mine = self._mine.get(key.decode("utf-8", "replace"))
+            if mine is not None and (kv is None or kv.value != mine):
+                self._todo.add(key.decode())
+        self._write()
+        self._tell()
+
+    def _tell(self) -> None:
+        for watcher in self._watchers:
+            watcher()
+
+    def _write(self) -> None:
+        if self._writing is None and not self._stopped:
+            self._writing = Deferred.fromCoroutine(self._write_all())
+            self._writing.addErrback(_cancelled)
+            self._writing.addErrback(
+                lambda failure: self._log.failure("writing of takeovers to the store failed", failure)
+            )
+
+    async def _write_all(self) -> None:
+        try:
+            while (self._todo or self._dropped) and not self._stopped and self._keys is not None:
+                puts = [Put(self._keys.takeover(uid), self._mine[uid]) for uid in self._todo]
+                self._todo.clear()
+                drops, self._dropped = self._dropped, {}
+                try:
+                    for put in puts:
+                        await self._store.txn([], [put])
+                    for uid, value in drops.items():
+                        key = self._keys.takeover(uid)
+                        # Only what was meant: another may have written since.
+                        same = Compare(key, CompareTarget.VALUE, CompareOp.EQUAL, value)
+                        await self._store.txn([same], [Delete.single(key)])
+                except StoreError as error:
+                    self._log.error("takeovers cannot be told now; trying again: {error}", error=str(error))
+                    self._todo |= self._mine.keys()
+                    self._dropped = {uid: value for uid, value in drops.items() if uid not in self._mine}
+                    await sleep(self._reactor, _RETRY)
+        finally:
+            self._writing = None
+
+
+def _cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)  # type: ignore[no-untyped-call]
+
+
+def _node_of(value: bytes) -> str | None:
+    try:
+        return Record.decode(value).node
+    except (ValueError, RecursionError):
+        return None
