@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from edgectl.desiredsync import DesiredSync
 from edgectl.errors import StatusError
 from edgectl.eventsync import EventKey, EventSync
 from edgectl.informer import Informer
@@ -32,6 +33,7 @@ from edgectl.nodesync import NodeSync
 from edgectl.podcidr import PodCidrs
 from edgectl.podsync import SLIM, PodIndex, PodSync, node_name, slim
 from edgectl.services import ServiceTable, strip_node
+from edgectl.takeover import NOT_POSSIBLE, Sites, asks_for_takeover, obstacle
 from edgectl.tokens import sources
 from edgectl.tokensync import TokenSync
 from edgectl.translate import Reference, encode, references
@@ -68,7 +70,7 @@ class ControllerOptions:
 class EdgeController(Service):
     """Registers the nodes of ``directory``, gives them their pods through ``store``, and shows what they report.
 
-    It needs one watch per kind (and namespace, where these are chosen) and one of the store, however many nodes
+    It needs one watch per kind (and namespace, where these are chosen) and two of the store, however many nodes
     there are. It may be started and stopped once.
 
     :param client: is closed when the service has stopped.
@@ -93,6 +95,7 @@ class EdgeController(Service):
         self._random = random or Random().random
         self._directory = directory
         self._edges: dict[str, EdgeNode] = {}
+        self._sites = Sites()
         self._index = PodIndex()
         self._mirror = StoreMirror(reactor, store, network, self._random, self._stored, self._progress)
         self._nodes = self._informer(NODES, transform=_without_images)
@@ -111,21 +114,22 @@ class EdgeController(Service):
             reactor, client, network, self._edges, self._nodes, self._mirrored, self._options.nodes, pod_cidrs
         )
         self._push_work = self._workers("desired of node", self._push)
+        self._site_work = self._workers("desired of site", self._push_site)
         self._token_sync = TokenSync(
-            reactor, client, network, self._edges, self._index, self._mirrored, self._push_work.add, self._warn
+            reactor, client, network, self._edges, self._index, self._mirrored, self._push_soon, self._warn
         )
-        self._pod_sync = PodSync(
-            reactor,
-            client,
+        self._desired_sync = DesiredSync(
             store,
             network,
             self._edges,
+            self._sites,
             self._index,
             self._object,
             self._token_sync.secrets,
             self._around,
             self._mirrored,
         )
+        self._pod_sync = PodSync(reactor, client, self._edges, self._index, self._mirrored, self._tell)
         self._event_sync = EventSync(reactor, client, self._edges, self._index, self._mirrored)
         self._event_work: Workers[EventKey] = Workers(reactor, "event", self._event, self._random, EVENT_CONCURRENCY)
         self._node_work = self._workers("node", self._node)
@@ -133,6 +137,7 @@ class EdgeController(Service):
         self._lease_work = self._workers("lease of node", self._renew)
         self._token_work = self._workers("tokens of pod", self._tokens)
         self._pod_work: Workers[str] = Workers(reactor, "status of pod", self._report, self._random, STATUS_CONCURRENCY)
+        self._manned: set[str] = set()
         self._ready = False
 
     @property
@@ -143,7 +148,7 @@ class EdgeController(Service):
     @property
     def idle(self) -> bool:
         """Whether nothing is left to do but what comes again with time: Leases and tokens."""
-        ending = (self._node_work, self._fetch_work, self._push_work, self._pod_work, self._event_work)
+        ending = (self._node_work, self._fetch_work, self._push_work, self._site_work, self._pod_work, self._event_work)
         return self._ready and all(work.idle for work in ending)
 
     @property
@@ -205,13 +210,14 @@ class EdgeController(Service):
 
     def _services_changed(self) -> None:
         for name in self._edges:
-            if self._index.has_pods(name):
+            if self._desired_sync.is_told(name):
                 self._push_work.add(name)
 
     def _around(self, name: str) -> Mapping[str, bytes]:
         """What a node with pods is told beside them."""
         node = self._nodes.items.get(name)
-        place = strip_node(node) if node is not None and self._options.services else None
+        in_site = self._sites.of(name) is not None
+        place = strip_node(node, in_site) if node is not None and (self._options.services or in_site) else None
         return {**self._services.values, f"nodes/{name}": encode(place)} if place else self._services.values
 
     def _workers(self, name: str, handler: Any) -> Workers[str]:
@@ -224,6 +230,7 @@ class EdgeController(Service):
             self._lease_work,
             self._token_work,
             self._push_work,
+            self._site_work,
             self._pod_work,
             self._event_work,
         ]
@@ -244,6 +251,8 @@ class EdgeController(Service):
         self._ready = True
         for name in self._edges:
             self._look_at(name)
+        for site in self._mirrored().sites:
+            self._site_work.add(site)
         for work in self._all_work():
             work.start()
         self._log.info(
@@ -254,21 +263,31 @@ class EdgeController(Service):
     def _look_at(self, name: str) -> None:
         self._node_work.add(name)
         self._lease_work.add(name)
-        self._push_work.add(name)
+        self._push_soon(name)
         for key in self._index.slim_on(name) if name in self._edges else ():
             self._fetch_work.add(key)
         for key, pod in self._index.on_node(name):
             self._pod_work.add(key)
             if sources(pod):
                 self._token_work.add(key)
+        for namespace, pod_name, _ in self._mirrored().node(name).pods:
+            self._pod_work.add(f"{namespace}/{pod_name}")  # also of what it has taken over
         for event in self._mirrored().node(name).events if name in self._edges else ():
             self._event_work.add((name, *event))
+
+    def _push_soon(self, name: str) -> None:
+        """What the node is to run may have changed, or what its site may run for it."""
+        self._push_work.add(name)
+        if (site := self._sites.of(name)) is not None:
+            self._site_work.add(site)
 
     def _enrolled(self, name: str, edge: EdgeNode | None) -> None:
         if edge is not None:
             self._edges[name] = edge
         else:
             self._edges.pop(name, None)
+        for site in self._sites.changed(name, edge):
+            self._site_work.add(site)
         self._look_at(name)
 
     def _node_changed(self, key: str, old: Object | None, new: Object | None) -> None:
@@ -276,7 +295,8 @@ class EdgeController(Service):
             self._node_work.add(key)
             if old is None or (new is not None and _annotations(old) != _annotations(new)):
                 self._lease_work.add(key)
-            if new is not None and (old is None or strip_node(old) != strip_node(new)):
+            in_site = self._sites.of(key) is not None
+            if new is not None and (old is None or strip_node(old, in_site) != strip_node(new, in_site)):
                 self._push_work.add(key)
 
     def _pod_changed(self, key: str, old: Object | None, new: Object | None) -> None:
@@ -284,7 +304,7 @@ class EdgeController(Service):
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
             self._token_sync.forget(old)
         for node in {node_name(pod) for pod in (old, new) if pod is not None} & self._edges.keys():
-            self._push_work.add(node)
+            self._push_soon(node)
             self._pod_work.add(key)
         if new is None or node_name(new) not in self._edges:
             return
@@ -292,9 +312,22 @@ class EdgeController(Service):
             self._token_work.add(key)
         if old is None:
             self._warn_of_namespace(new)
+        if asks_for_takeover(new) and (old is None or not asks_for_takeover(old)):
+            self._warn_of_takeover(new)
 
     def _warn(self, pod: Mapping[str, Any], reason: str, message: str) -> None:
         self._event_work.add(self._event_sync.record(pod, reason, message))
+
+    def _tell(self, pod: Mapping[str, Any], reason: str, message: str) -> None:
+        self._event_work.add(self._event_sync.record(pod, reason, message, "Normal"))
+
+    def _warn_of_takeover(self, pod: Object) -> None:
+        """Without this, a pod would be relied on to be taken over, and is not."""
+        why = obstacle(pod)
+        if why is None and self._sites.of(node_name(pod)) is None:
+            why = f"its node {node_name(pod)} has no site"
+        if why is not None:
+            self._warn(pod, NOT_POSSIBLE, f"no other node takes it over: {why}")
 
     def _warn_of_namespace(self, pod: Object) -> None:
         """Without this, a pod would wait for its ConfigMaps and nobody knew why."""
@@ -310,15 +343,17 @@ class EdgeController(Service):
         def changed(key: str, old: Object | None, new: Object | None) -> None:
             namespace, _, name = key.partition("/")
             for node in self._index.users_of((plural, namespace, name)) & self._edges.keys():
-                self._push_work.add(node)
+                self._push_soon(node)
 
         return changed
 
     def _stored(self, change: Change) -> None:
         """Something of a node has changed in the store."""
-        if change.node not in self._edges:
+        if change.kind == "site":
+            self._site_work.add(change.node)
+        elif change.node not in self._edges:
             return
-        if change.kind == "desired":
+        elif change.kind == "desired":
             self._push_work.add(change.node)
         elif change.kind == "node":
             self._node_work.add(change.node)
@@ -331,7 +366,8 @@ class EdgeController(Service):
         edge = self._edges.get(name)
         if edge is None:
             await self._node_sync.remove(name)
-            await self._pod_sync.forget(name)
+            self._pod_sync.forget(name)
+            await self._desired_sync.forget(name)
         elif edge.revoked and not self._options.keep_revoked:
             await self._node_sync.remove(name)
         else:
@@ -356,7 +392,16 @@ class EdgeController(Service):
             self._pods.replace(key, item)
 
     async def _push(self, name: str) -> None:
-        await self._pod_sync.push(name)
+        await self._desired_sync.push(name)
+
+    async def _push_site(self, site: str) -> None:
+        await self._desired_sync.push_site(site)
+        manned = self._desired_sync.has_candidates(site)
+        if manned != (site in self._manned):
+            # What is around the pods is for all who may run them.
+            (self._manned.add if manned else self._manned.discard)(site)
+            for name in self._sites.members(site):
+                self._push_work.add(name)
 
     async def _report(self, key: str) -> None:
         if wait := await self._pod_sync.report(key):

@@ -1,4 +1,4 @@
-"""What the nodes are to run, written to the cloud store: only what changed, in as few transactions as fit."""
+"""What nodes and sites are to run, written to the cloud store: only what changed, in as few transactions as fit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from metasync.interfaces import Store, StoreError
-from metasync.keys import NodeKeys
+from metasync.keys import NodeKeys, SiteKeys
 from metasync.model import Compare, Delete, KeyRange, Op, Put
 
 _OVERHEAD = 64
@@ -40,7 +40,7 @@ class Batch:
 
 
 def plan(
-    keys: NodeKeys,
+    keys: NodeKeys | SiteKeys,
     wanted: Mapping[bytes, bytes],
     stored: Mapping[bytes, Stored],
     max_ops: int,
@@ -65,7 +65,7 @@ def plan(
 
 
 def _changes(
-    keys: NodeKeys, wanted: Mapping[bytes, bytes], stored: Mapping[bytes, Stored]
+    keys: NodeKeys | SiteKeys, wanted: Mapping[bytes, bytes], stored: Mapping[bytes, Stored]
 ) -> Sequence[tuple[bytes, bytes | None]]:
     pods = f"{keys.desired}pods/".encode()
     changed = [
@@ -81,12 +81,12 @@ def _changes(
 
 async def write(
     store: Store,
-    keys: NodeKeys,
+    keys: NodeKeys | SiteKeys,
     wanted: Mapping[bytes, bytes],
     stored: Mapping[bytes, Stored],
     guards: Sequence[Compare] = (),
 ) -> dict[bytes, Stored | None]:
-    """Bring a node's ``desired`` to ``wanted``. Returns what has changed (``None``: removed).
+    """Bring a node's or a site's ``desired`` to ``wanted``. Returns what has changed (``None``: removed).
 
     :param guards: conditions that must hold as well for every transaction, such as being the leader.
     :raises WriteConflict: if ``stored`` was not what is in the store. What was written before that stays.
@@ -97,7 +97,7 @@ async def write(
     for batch in plan(keys, wanted, stored, max_ops, store.max_request_bytes - guard_size):
         result = await store.txn([*guards, *batch.compares], batch.ops)
         if not result.succeeded:
-            raise WriteConflict(f"desired of node {keys.node!r} was changed by somebody else")
+            raise WriteConflict(f"{keys.desired} was changed by somebody else")
         for op in batch.ops:
             if isinstance(op, Put):
                 written[op.key] = Stored.of(op.value, result.revision)

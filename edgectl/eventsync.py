@@ -18,6 +18,7 @@ from edgectl.mirror import Mirror
 from edgectl.nodes import rfc3339
 from edgectl.pace import EVENT_BURST, EVENT_RATE, Pace
 from edgectl.podsync import PodIndex, node_name
+from edgectl.takeover import stands_in
 from edgectl.translate import merge_patch
 from edgectl.watch import Object
 
@@ -28,7 +29,7 @@ MAX_AGE = 3600.0
 """Seconds: kube-apiserver keeps an Event for an hour (``--event-ttl``); an older one is history."""
 
 _MAX_OWN = 1000
-"""Warnings of our own that are remembered."""
+"""Words of our own that are remembered."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_REASON, _MAX_MESSAGE = 128, 1024
@@ -38,7 +39,8 @@ _MAX_REASON, _MAX_MESSAGE = 128, 1024
 class EventSync:
     """A handler of work by event. An Event is made once and brought up to date when its node counts it again.
 
-    A node may speak only of itself and of pods bound to it; what else it says is not passed on.
+    A node may speak only of itself, of pods bound to it and of those that it has taken over; what else it says is not
+    passed on.
     """
 
     def __init__(
@@ -58,14 +60,14 @@ class EventSync:
         self._own: OrderedDict[EventKey, Object] = OrderedDict()
         self._pace = Pace(EVENT_RATE, EVENT_BURST)
 
-    def record(self, pod: Mapping[str, Any], reason: str, message: str) -> EventKey:
-        """A warning of our own about a pod; what to hand to :meth:`send`. The same one again is the same Event."""
+    def record(self, pod: Mapping[str, Any], reason: str, message: str, kind: str = "Warning") -> EventKey:
+        """A word of our own about a pod; what to hand to :meth:`send`. The same one again is the same Event."""
         metadata = pod["metadata"]
         mark = sha256(f"{metadata['uid']}\0{reason}\0{message}".encode()).hexdigest()[:16]
         key = (node_name(pod), metadata["namespace"], f"{metadata['name']}.{mark}")
         now = rfc3339(self._reactor.seconds())
         about = {"kind": "Pod", "name": metadata["name"], "uid": metadata["uid"]}
-        event = {"involvedObject": about, "reason": reason, "message": message, "type": "Warning"}
+        event = {"involvedObject": about, "reason": reason, "message": message, "type": kind}
         self._own[key] = {**event, "lastTimestamp": now}
         while len(self._own) > _MAX_OWN:
             self._own.popitem(last=False)
@@ -132,7 +134,8 @@ class EventSync:
             mine = involved.get("name") == node and namespace == "default"
             return {"kind": "Node", "apiVersion": "v1", "name": node, "uid": node} if mine else None
         pod = self._index.pods.get(f"{namespace}/{involved.get('name')}")
-        if pod is None or node_name(pod) != node or pod["metadata"]["uid"] != involved.get("uid"):
+        uid = str(involved.get("uid"))
+        if pod is None or not stands_in(pod, node, uid, self._mirror(), self._directory):
             return None
         about = {"kind": "Pod", "apiVersion": "v1", "namespace": namespace, "name": pod["metadata"]["name"]}
         path = involved.get("fieldPath")

@@ -1,4 +1,4 @@
-"""The nodes' part of the cloud store, held in memory by one watch: what was desired of them, what they report."""
+"""The nodes' part of the cloud store, held in memory: what was desired of them and their sites, what they report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgectl.desired import Stored
 from edgectl.tokens import SECRET_PREFIX
 from edgectl.watch import Backoff, Object
 from metasync.interfaces import Store, StoreError, Watch
-from metasync.keys import NodeKeys, node_of, nodes_prefix
+from metasync.keys import NodeKeys, SiteKeys, node_of, nodes_prefix, site_of, sites_prefix
 from metasync.model import EventType, KeyRange, KeyValue, WatchBatch
 
 PAGE = 1000
@@ -33,18 +33,25 @@ PodKey = tuple[str, str, str]
 
 @dataclass(slots=True)
 class NodeMirror:
-    """One node's keys. ``pods`` and ``events`` hold the decoded reports, ``tokens`` the Secrets of tokens."""
+    """One node's keys. ``pods`` and ``events`` hold the decoded reports, ``tokens`` the Secrets of tokens.
+
+    :ivar revisions: when the report on a pod last changed.
+    """
 
     desired: dict[bytes, Stored] = field(default_factory=dict)
     tokens: dict[bytes, Object] = field(default_factory=dict)
     report: Object | None = None
     pods: dict[PodKey, Object] = field(default_factory=dict)
+    revisions: dict[PodKey, int] = field(default_factory=dict)
     events: dict[tuple[str, str], Object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a change in the store was about. ``pod`` and ``event`` name it where it is one's report."""
+    """What a change in the store was about. ``pod`` and ``event`` name it where it is one's report.
+
+    :ivar node: whose it is; the site's name where ``kind`` is ``site``.
+    """
 
     node: str
     kind: str
@@ -53,22 +60,32 @@ class Change:
 
 
 class Mirror:
-    """The state itself. It takes keys and values, and says what each was about."""
+    """The state itself. It takes keys and values, and says what each was about.
+
+    :ivar sites: by site, what stands under its ``desired``.
+    :ivar takeovers: by the UID of a pod, the reports (node and pod) that say to be of its copy.
+    """
 
     _log = Logger()
 
     def __init__(self, network: str) -> None:
         self.network = network
         self.nodes: dict[str, NodeMirror] = {}
+        self.sites: dict[str, dict[bytes, Stored]] = {}
+        self.takeovers: dict[str, dict[tuple[str, PodKey], None]] = {}
 
     def node(self, name: str) -> NodeMirror:
         return self.nodes.setdefault(name, NodeMirror())
+
+    def site(self, name: str) -> dict[bytes, Stored]:
+        """What stands under the ``desired`` of a site."""
+        return self.sites.setdefault(name, {})
 
     def apply(self, key: bytes, kv: KeyValue | None) -> Change | None:
         """Take in a key (``None``: removed). ``None`` if it tells nothing."""
         name = node_of(self.network, key)
         if name is None:
-            return None
+            return self._of_site(key, kv)
         keys = NodeKeys(self.network, name)
         if key.startswith(keys.desired.encode()):
             return self._desired(name, key, kv)
@@ -76,9 +93,15 @@ class Mirror:
             return self._reported(name, key[len(keys.reported.encode()) :], kv)
         return None
 
-    def wrote(self, node: str, written: Mapping[bytes, Stored | None]) -> None:
-        """Our own writes, before the watch tells of them."""
-        desired = self.node(node).desired
+    def _of_site(self, key: bytes, kv: KeyValue | None) -> Change | None:
+        site = site_of(self.network, key)
+        if site is None or not key.startswith(SiteKeys(self.network, site).desired.encode()):
+            return None
+        return Change(site, "site") if _take(self.site(site), key, kv) else None
+
+    @staticmethod
+    def wrote(desired: dict[bytes, Stored], written: Mapping[bytes, Stored | None]) -> None:
+        """Our own writes, before the watch tells of them; ``desired`` is a node's or a site's."""
         for key, stored in written.items():
             known = desired.get(key)
             if stored is None:
@@ -88,15 +111,11 @@ class Mirror:
 
     def _desired(self, name: str, key: bytes, kv: KeyValue | None) -> Change | None:
         node = self.node(name)
-        desired = node.desired
         if kv is None:
             node.tokens.pop(key, None)
-            return Change(name, "desired") if desired.pop(key, None) is not None else None
-        known = desired.get(key)
-        if known is not None and known.mod_revision >= kv.mod_revision:
+        if not _take(node.desired, key, kv):
             return None
-        desired[key] = Stored.of(kv.value, kv.mod_revision)
-        if key.rpartition(b"/")[2].startswith(_TOKEN):
+        if kv is not None and key.rpartition(b"/")[2].startswith(_TOKEN):
             _set(node.tokens, key, self._decode(name, key, kv))
         return Change(name, "desired")
 
@@ -108,12 +127,26 @@ class Mirror:
                 node.report = value
                 return Change(name, "node")
             case ["pods", namespace, pod, uid]:
-                _set(node.pods, (namespace, pod, uid), value)
+                self._pod(name, (namespace, pod, uid), value, kv)
                 return Change(name, "pod", pod=(namespace, pod, uid))
             case ["events", namespace, event]:
                 _set(node.events, (namespace, event), value)
                 return Change(name, "event", event=(namespace, event))
         return None
+
+    def _pod(self, name: str, key: PodKey, value: Object | None, kv: KeyValue | None) -> None:
+        node = self.node(name)
+        for original in _originals(node.pods.get(key)):
+            self.takeovers[original].pop((name, key))
+            if not self.takeovers[original]:
+                del self.takeovers[original]
+        for original in _originals(value):
+            self.takeovers.setdefault(original, {})[name, key] = None
+        _set(node.pods, key, value)
+        if value is None or kv is None:
+            node.revisions.pop(key, None)
+        else:
+            node.revisions[key] = kv.mod_revision
 
     def _decode(self, name: str, rest: bytes, kv: KeyValue) -> Object | None:
         """A report, or ``None`` for one that is unusable: the node is not trusted to send what it should."""
@@ -128,6 +161,24 @@ class Mirror:
             self._log.warn("node {node}: report {rest!r} is not a JSON object", node=name, rest=rest)
             return None
         return value
+
+
+def _take(desired: dict[bytes, Stored], key: bytes, kv: KeyValue | None) -> bool:
+    """Take in a key that we write ourselves; whether that was news."""
+    if kv is None:
+        return desired.pop(key, None) is not None
+    known = desired.get(key)
+    if known is not None and known.mod_revision >= kv.mod_revision:
+        return False
+    desired[key] = Stored.of(kv.value, kv.mod_revision)
+    return True
+
+
+def _originals(report: Mapping[str, Any] | None) -> list[str]:
+    """The UID of the pod of which the report's is a copy, if it says so."""
+    of = report.get("takenOver") if report is not None else None
+    uid = of.get("uid") if isinstance(of, Mapping) else None
+    return [uid] if isinstance(uid, str) else []
 
 
 def _set(holder: dict[Any, Object], key: Any, value: Object | None) -> None:
@@ -159,11 +210,11 @@ class StoreMirror:
         self.synced = False
         self._reactor = reactor
         self._store = store
-        self._keys = KeyRange.prefix(nodes_prefix(network).encode())
+        self._ranges = [KeyRange.prefix(prefix(network).encode()) for prefix in (nodes_prefix, sites_prefix)]
         self._backoff = Backoff(random)
         self._tell = changed
         self._filled = filled
-        self._watch: Watch | None = None
+        self._watches: list[Watch] = []
         self._running: Deferred[None] | None = None
         self._stopped = False
 
@@ -173,8 +224,7 @@ class StoreMirror:
 
     def stop(self) -> None:
         self._stopped = True
-        if self._watch is not None:
-            self._watch.cancel()
+        self._unwatch()
         if self._running is not None:
             self._running.cancel()
 
@@ -194,16 +244,17 @@ class StoreMirror:
 
     async def _fill(self) -> int:
         """Read everything at one revision, and forget what is no longer there."""
-        start, revision, seen = self._keys.start, 0, set()
-        while True:
-            page = await self._store.range(KeyRange(start, self._keys.end), revision=revision, limit=PAGE)
-            revision = revision or page.revision
-            for kv in page.kvs:
-                seen.add(kv.key)
-                self._apply(kv.key, kv)
-            if not page.more or not page.kvs:
-                break
-            start = page.kvs[-1].key + b"\0"
+        revision, seen = 0, set()
+        for keys in self._ranges:
+            start, more = keys.start, True
+            while more:
+                page = await self._store.range(KeyRange(start, keys.end), revision=revision, limit=PAGE)
+                revision = revision or page.revision
+                for kv in page.kvs:
+                    seen.add(kv.key)
+                    self._apply(kv.key, kv)
+                more = page.more and bool(page.kvs)
+                start = page.kvs[-1].key + b"\0" if more else start
         for key in self._known() - seen:
             self._apply(key, None)
         if not self.synced:
@@ -212,7 +263,7 @@ class StoreMirror:
         return revision
 
     def _known(self) -> set[bytes]:
-        known: set[bytes] = set()
+        known: set[bytes] = {key for desired in self.mirror.sites.values() for key in desired}
         for name, node in self.mirror.nodes.items():
             keys = NodeKeys(self.mirror.network, name)
             known.update(node.desired)
@@ -224,12 +275,16 @@ class StoreMirror:
 
     async def _follow(self, revision: int) -> None:
         over: Deferred[None] = Deferred()
-        self._watch = self._store.watch(self._keys, revision, _Observer(self._apply, over))
+        self._watches = [self._store.watch(keys, revision, _Observer(self._apply, over)) for keys in self._ranges]
         try:
             await over
         finally:
-            self._watch.cancel()
-            self._watch = None
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        self._watches = []
 
     def _apply(self, key: bytes, kv: KeyValue | None) -> None:
         change = self.mirror.apply(key, kv)

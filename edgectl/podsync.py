@@ -1,43 +1,29 @@
-"""Pods down to the nodes, with what they use; their status up."""
+"""The pods of the cluster, by node and by what they use; and their status, as their nodes report it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from edgectl.desired import purge, write
 from edgectl.errors import StatusError
 from edgectl.idlepatches import IdlePatches
 from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import PODS, KubernetesClient
 from edgectl.mirror import Mirror
 from edgectl.pace import STATUS_BURST, STATUS_RATE, Pace
-from edgectl.tokens import with_secrets
+from edgectl.takeover import Shown, annotations_for, asks_for_takeover, news, shown, takers, unready
 from edgectl.translate import (
     Reference,
-    encode,
     merge_patch,
     pod_status,
     references,
-    strip_configmap,
-    strip_pod,
-    strip_secret,
     with_own_addresses,
 )
 from edgectl.watch import Object
-from metasync.interfaces import Store
-from metasync.keys import NodeKeys
-from metasync.model import Compare
-
-_STRIP: Mapping[str, Callable[[Mapping[str, Any]], Object]] = {
-    "configmaps": strip_configmap,
-    "secrets": strip_secret,
-}
-
 
 SLIM = "kubebus.io/slim"
 """Marks what is kept of a pod that is not on an edge node: in a large cluster that is most of them."""
@@ -54,6 +40,7 @@ class PodIndex:
     def __init__(self) -> None:
         self.pods: dict[str, Object] = {}
         self._by_node: dict[str, dict[str, None]] = {}
+        self._askers: dict[str, dict[str, None]] = {}
         self._users: dict[Reference, dict[str, None]] = {}
         self._references: dict[str, frozenset[Reference]] = {}
 
@@ -62,11 +49,14 @@ class PodIndex:
         if old is not None:
             self.pods.pop(key, None)
             _remove(self._by_node, node_name(old), key)
+            _remove(self._askers, node_name(old), key)
             for reference in self._references.pop(key, ()):
                 _remove(self._users, reference, key)
         if new is not None and (node := node_name(new)):
             self.pods[key] = new
             self._by_node.setdefault(node, {})[key] = None
+            if asks_for_takeover(new):
+                self._askers.setdefault(node, {})[key] = None
             self._references[key] = found = references(new)
             for reference in found:
                 self._users.setdefault(reference, {})[key] = None
@@ -80,6 +70,10 @@ class PodIndex:
 
     def has_pods(self, node: str) -> bool:
         return node in self._by_node
+
+    def has_askers(self, node: str) -> bool:
+        """Whether a pod of the node asks to be taken over when that dies."""
+        return node in self._askers
 
     def used_by(self, key: str) -> frozenset[Reference]:
         return self._references.get(key, frozenset())
@@ -102,10 +96,6 @@ def _owns(edge: EdgeNode, text: str) -> bool:
     return address in edge.addresses or any(address in subnet for subnet in edge.pod_subnets)
 
 
-def _key(keys: NodeKeys, plural: str, item: Mapping[str, Any]) -> bytes:
-    return keys.desired_object(plural, item["metadata"]["namespace"], item["metadata"]["name"])
-
-
 def _remove(index: dict[Any, dict[str, None]], name: Any, key: str) -> None:
     keys = index.get(name)
     if keys is not None:
@@ -115,13 +105,7 @@ def _remove(index: dict[Any, dict[str, None]], name: Any, key: str) -> None:
 
 
 class PodSync:
-    """Handlers of work by node (what it is to run) and by pod (its status); each may be called at any time.
-
-    :param objects: finds a ConfigMap or Secret by reference.
-    :param tokens: the Secrets with a pod's tokens, and whether a new pod can go down with them.
-    :param around: what a node with pods is told beside them, by the rest of the key under ``desired``.
-    :param guards: compares that every write to the store must hold to as well.
-    """
+    """A handler of work by pod, which brings its status in line with what is reported of it; callable at any time."""
 
     _log = Logger()
 
@@ -129,113 +113,83 @@ class PodSync:
         self,
         reactor: IReactorTime,
         client: KubernetesClient,
-        store: Store,
-        network: str,
         directory: Mapping[str, EdgeNode],
         index: PodIndex,
-        objects: Callable[[Reference], Object | None],
-        tokens: Callable[[Mapping[str, Any]], tuple[Sequence[Object], bool]],
-        around: Callable[[str], Mapping[str, bytes]],
         mirror: Callable[[], Mirror],
-        guards: Callable[[], Sequence[Compare]] = tuple,
+        tell: Callable[[Mapping[str, Any], str, str], None],
     ) -> None:
+        """:param tell: of a pod, by an Event with that reason and message."""
         self._reactor = reactor
         self._client = client
-        self._store = store
-        self._network = network
         self._directory = directory
         self._index = index
-        self._objects = objects
-        self._tokens = tokens
-        self._around = around
         self._mirror = mirror
-        self._guards = guards
+        self._tell = tell
         self._idle = IdlePatches()
         self._pace = Pace(STATUS_RATE, STATUS_BURST)
 
-    async def push(self, node: str) -> None:
-        """Write what the node is to run, where that has changed."""
-        edge = self._directory.get(node)
-        if edge is None or self._index.slim_on(node):
-            return  # not one of ours, or its pods are being read
-        keys = NodeKeys(self._network, node)
-        wanted = {} if edge.revoked else self.wanted(keys)
-        mirror = self._mirror()
-        written = await write(self._store, keys, wanted, mirror.node(node).desired, self._guards())
-        mirror.wrote(node, written)
-
-    def wanted(self, keys: NodeKeys) -> dict[bytes, bytes]:
-        """All keys of the node's ``desired``: its pods, what these use, and the cluster's Services."""
-        wanted: dict[bytes, bytes] = {}
-        used: set[Reference] = set()
-        stored = self._mirror().node(keys.node).desired
-        for key, pod in self._index.on_node(keys.node):
-            tokens, complete = self._tokens(pod)
-            if not complete and _key(keys, "pods", pod) not in stored:
-                continue
-            used |= self._index.used_by(key)
-            wanted[_key(keys, "pods", pod)] = encode(with_secrets(strip_pod(pod)))
-            wanted.update({_key(keys, "secrets", token): encode(token) for token in tokens})
-        for plural, namespace, name in used:
-            item = self._objects((plural, namespace, name))
-            if item is not None:
-                wanted[keys.desired_object(plural, namespace, name)] = encode(_STRIP[plural](item))
-        if wanted:
-            wanted.update((f"{keys.desired}{rest}".encode(), value) for rest, value in self._around(keys.node).items())
-        return wanted
-
-    async def forget(self, node: str) -> None:
-        """Remove everything of a node that is gone for good from the store."""
+    def forget(self, node: str) -> None:
+        """The node is gone for good."""
         self._pace.forget(node)
-        await purge(self._store, NodeKeys(self._network, node))
 
     async def report(self, key: str) -> float:
-        """Bring the status of the pod ``namespace/name`` in line with what its node reports of it.
+        """Bring the status of the pod ``namespace/name`` in line with what its node, or who took it over, reports.
 
         :return: 0.0, or the seconds after which to try again, since the node has written too much of late.
         """
         pod = self._index.pods.get(key)
-        if pod is None or SLIM in pod:
-            return 0.0
-        report = self._report(pod)
-        if report is None:
+        owner = self._directory.get(node_name(pod)) if pod is not None else None
+        if pod is None or SLIM in pod or owner is None:
             return 0.0
         metadata = pod["metadata"]
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        word, revision = self._word(pod)
+        running = takers(pod, self._mirror(), self._directory)
+        view = shown(pod, owner, word, revision, running, self._reactor.seconds())
+        if view is None:
+            return 0.0
         try:
-            if patch := self._patch(pod, report):
-                if wait := self._pace.take(node_name(pod), self._reactor.seconds()):
+            if patch := self._patch(pod, view):
+                if wait := self._pace.take(view.edge.name, self._reactor.seconds()):
                     return wait
                 after = await self._client.patch(PODS, namespace, name, patch, subresource="status")
                 self._idle.sent(uid, patch, pod, after)
-            if report.get("gone") is True and metadata.get("deletionTimestamp"):
+                if "annotations" in patch["metadata"] and (told := news(pod, view)) is not None:
+                    self._log.info("pod {pod}: {news}", pod=key, news=told[1])
+                    self._tell(pod, *told)
+            if word is not None and word.get("gone") is True and metadata.get("deletionTimestamp") and not running:
                 await self._client.delete(PODS, namespace, name, uid=uid, grace=0)
                 self._idle.forget(uid)
                 self._log.info("pod {pod}: its containers are gone, deletion confirmed", pod=key)
         except StatusError as error:
             if not error.not_found:
                 raise
-        return 0.0
+        return view.again
 
-    def _report(self, pod: Mapping[str, Any]) -> Object | None:
-        """The report on this very pod (its UID) from the node it is bound to, and no other."""
-        metadata, node = pod["metadata"], node_name(pod)
-        reports = self._mirror().nodes.get(node)
-        if reports is None or node not in self._directory:
-            return None
-        return reports.pods.get((metadata["namespace"], metadata["name"], metadata["uid"]))
+    def _word(self, pod: Mapping[str, Any]) -> tuple[Object | None, int]:
+        """The report on this very pod (its UID) from the node it is bound to, and when it last changed."""
+        metadata = pod["metadata"]
+        reports = self._mirror().nodes.get(node_name(pod))
+        if reports is None:
+            return None, 0
+        key = (metadata["namespace"], metadata["name"], metadata["uid"])
+        return reports.pods.get(key), reports.revisions.get(key, 0)
 
-    def _patch(self, pod: Mapping[str, Any], report: Mapping[str, Any]) -> Object:
-        reported = report.get("status")
+    def _patch(self, pod: Mapping[str, Any], view: Shown) -> Object:
+        reported = view.report.get("status") if view.report is not None else {}
         if not isinstance(reported, Mapping):
             return {}
-        edge = self._directory[node_name(pod)]
-        reported = with_own_addresses(reported, lambda text: _owns(edge, text))
         current = pod.get("status") or {}
-        patch = merge_patch(current, pod_status(current, reported))
+        if view.report is None:
+            status = unready(current)
+        else:
+            status = pod_status(current, with_own_addresses(reported, lambda text: _owns(view.edge, text)))
         metadata = pod["metadata"]
-        if not patch:
+        guards: Object = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        if annotations := annotations_for(pod, view):
+            guards["annotations"] = annotations
+        patch = merge_patch(current, status)
+        if not patch and not annotations:
             return {}
-        guards = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
         whole = {"metadata": guards, "status": patch}
-        return {} if self._idle.repeats(metadata["uid"], whole, pod) else whole
+        return {} if not annotations and self._idle.repeats(metadata["uid"], whole, pod) else whole

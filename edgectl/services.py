@@ -64,10 +64,13 @@ def _endpoint(endpoint: Mapping[str, Any]) -> Object:
     return found
 
 
-def strip_node(node: Mapping[str, Any]) -> Object | None:
-    """Where a node stands, for what is to be near; ``None`` if nothing is known of that."""
+def strip_node(node: Mapping[str, Any], every_label: bool = False) -> Object | None:
+    """Where a node stands, for what is to be near; ``None`` if nothing is known of that.
+
+    :param every_label: for a node that may run pods of others, if they are to run on such a node.
+    """
     metadata = node["metadata"]
-    labels = {k: v for k, v in (metadata.get("labels") or {}).items() if k.startswith(TOPOLOGY_PREFIX)}
+    labels = {k: v for k, v in (metadata.get("labels") or {}).items() if every_label or k.startswith(TOPOLOGY_PREFIX)}
     if not labels:
         return None
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": metadata["name"], "labels": labels}}

@@ -40,6 +40,7 @@ _KINDS = {
     "leases": ("coordination.k8s.io/v1", "Lease"),
     "services": ("v1", "Service"),
     "endpointslices": ("discovery.k8s.io/v1", "EndpointSlice"),
+    "certificatesigningrequests": ("certificates.k8s.io/v1", "CertificateSigningRequest"),
 }
 
 
@@ -250,8 +251,16 @@ class FakeKubernetes(Resource):
         return self._store(plural, old, _merged(old, patch), subresource)
 
     def _store(self, plural: str, old: Object, new: Object, subresource: str) -> Object:
-        """A write to the object leaves its status alone, one to its status everything else (as for Nodes and Pods)."""
-        new = {**old, "status": new.get("status")} if subresource == "status" else {**new, "status": old.get("status")}
+        """A write to the object leaves its status alone, one to its status everything else but annotations and labels.
+
+        So it is with Nodes and Pods (kube-apiserver, ``podStatusStrategy.PrepareForUpdate``).
+        """
+        if subresource == "status":
+            notes = {name: new["metadata"].get(name) for name in ("annotations", "labels")}
+            metadata = {**old["metadata"], **{name: value for name, value in notes.items() if value is not None}}
+            new = {**old, "metadata": metadata, "status": new.get("status")}
+        else:
+            new = {**new, "status": old.get("status")}
         new = {name: value for name, value in new.items() if value is not None}
         if subresource == "status":
             new = {**new, "status": _own_spelling(new.get("status") or {})}
@@ -317,6 +326,8 @@ def _matches(item: Object, namespace: str, arguments: Mapping[str, str]) -> bool
     match arguments.get("fieldSelector", ""):
         case "spec.nodeName!=":
             return bool(item["spec"].get("nodeName"))
+        case "spec.signerName=kubernetes.io/kubelet-serving":
+            return bool(item["spec"]["signerName"] == "kubernetes.io/kubelet-serving")
         case "":
             return True
     raise Refusal(400, "BadRequest", "the fake does not know this field selector")

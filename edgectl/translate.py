@@ -50,7 +50,8 @@ _STATUS_FIELDS = (
 )
 """What of a PodStatus is a node's to say. ``qosClass`` and ``nominatedNodeName`` are the cloud's."""
 
-_TERMINAL = ("Succeeded", "Failed")
+TERMINAL = ("Succeeded", "Failed")
+"""Phases of a pod that has ended."""
 
 
 def encode(item: Object) -> bytes:
@@ -126,7 +127,7 @@ def pod_status(current: Mapping[str, Any], reported: Mapping[str, Any]) -> Objec
     Conditions the node does not speak of (``PodScheduled``, readiness gates) stay; a pod that has ended stays ended.
     """
     status = dict(current)
-    if current.get("phase") in _TERMINAL and reported.get("phase") not in _TERMINAL:
+    if current.get("phase") in TERMINAL and reported.get("phase") not in TERMINAL:
         return status
     for name in _STATUS_FIELDS:
         if name == "conditions":

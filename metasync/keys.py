@@ -44,7 +44,8 @@ TAKEN_OVER_FROM = "kubebus.io/taken-over-from"
 """Annotations of the Pod as its taker runs it: the original's UID, and the node that it is bound to."""
 
 TAKEN_OVER_BY = "kubebus.io/taken-over-by"
-"""Annotation of the original in Kubernetes, while it is taken over: the node that runs it."""
+TAKEN_OVER_AS = "kubebus.io/taken-over-as"
+"""Annotations of the original in Kubernetes, while it is taken over: the node that runs it, and the copy's UID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,18 @@ def sites_prefix(network: str) -> str:
     return f"{network_prefix(network)}sites/"
 
 
+def site_of(network: str, key: bytes) -> str | None:
+    """The site under whose prefix ``key`` stands, or ``None`` for a key of no site of this network."""
+    return _first_segment(sites_prefix(network).encode(), key)
+
+
 def node_of(network: str, key: bytes) -> str | None:
     """The node under whose prefix ``key`` stands, or ``None`` for a key of no node of this network."""
-    prefix = nodes_prefix(network).encode()
+    return _first_segment(nodes_prefix(network).encode(), key)
+
+
+def _first_segment(prefix: bytes, key: bytes) -> str | None:
     if not key.startswith(prefix):
         return None
-    node, slash, _ = key[len(prefix) :].partition(b"/")
-    return node.decode("ascii", "replace") if slash and node else None
+    name, slash, _ = key[len(prefix) :].partition(b"/")
+    return name.decode("ascii", "replace") if slash and name else None

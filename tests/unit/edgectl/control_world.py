@@ -116,7 +116,10 @@ class ControlTestCase(SynchronousTestCase):
 
     def desired(self, node: str = "edge1") -> dict[str, Any]:
         """What stands under ``desired`` of a node, by the rest of the key."""
-        prefix = NodeKeys("default", node).desired
+        return self.below(NodeKeys("default", node).desired)
+
+    def below(self, prefix: str) -> dict[str, Any]:
+        """What stands below a prefix of the store, by the rest of the key."""
         result = self.run_now(self.store.range(KeyRange.prefix(prefix.encode())))
         return {kv.key.decode()[len(prefix) :]: json.loads(kv.value) for kv in result.kvs}
 
