@@ -6,6 +6,7 @@ here: see :mod:`edgectl.kubelet_redirect`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
@@ -19,13 +20,14 @@ from edgectl.interfaces import EdgeNode, NodeDirectory
 from edgectl.kubelet import KubeletDoor
 from edgectl.kubelet_auth import Access
 from edgectl.kubelet_redirect import IPAddress, original_destination
-from edgectl.kubelet_tls import KubeletCredentials, ServingContexts
+from edgectl.kubelet_tls import KubeletCredentials, ServingCertificate, ServingContexts
 
 
 class KubeletService(Service):
     """Serves the kubelet API of every node of the directory.
 
     :param endpoint: where to listen: reached, by redirection or directly, under each node's own address.
+    :param given: the serving certificate of a node, where another CA than that of ``credentials`` has issued one.
     """
 
     _log = Logger()
@@ -37,11 +39,12 @@ class KubeletService(Service):
         directory: NodeDirectory,
         access: Access,
         credentials: KubeletCredentials,
+        given: Callable[[EdgeNode], ServingCertificate | None] = lambda _: None,
     ) -> None:
         self._endpoint = endpoint
         self._directory = directory
         self._door = KubeletDoor(reactor, directory, access)
-        self._contexts = ServingContexts(reactor, credentials)
+        self._contexts = ServingContexts(reactor, credentials, given)
         self._nodes: dict[str, EdgeNode] = {}
         self._names: dict[IPAddress, str] = {}
         self._listening: Deferred[None] | None = None

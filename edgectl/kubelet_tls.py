@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -84,16 +85,36 @@ def new_ca(now: float, name: str = "kubebus-kubelet-ca") -> tuple[x509.Certifica
     return certificate, key
 
 
+class ServingCertificate(Protocol):
+    """A certificate from elsewhere, with its key and what leads to its CA."""
+
+    @property
+    def key(self) -> ec.EllipticCurvePrivateKey: ...
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]: ...
+
+    @property
+    def expires(self) -> float:
+        """UNIX seconds."""
+
+
 class ServingContexts:
     """A TLS context per node, with a certificate for its addresses; made when first needed and before it expires.
 
+    :param given: the certificate of a node that another CA has issued, if there is one: then it is used.
     :raises ConfigError: if the credentials cannot be read.
     """
 
-    def __init__(self, reactor: IReactorTime, credentials: KubeletCredentials) -> None:
-        self._reactor = reactor
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        credentials: KubeletCredentials,
+        given: Callable[[EdgeNode], ServingCertificate | None] = lambda _: None,
+    ) -> None:
+        self._reactor, self._given = reactor, given
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._contexts: dict[str, tuple[float, tuple[IPAddress, ...], Any]] = {}
+        self._contexts: dict[str, _Context] = {}
         try:
             self._ca = x509.load_pem_x509_certificate(credentials.ca)
             self._ca_key: CertificateIssuerPrivateKeyTypes = load_pem_private_key(credentials.ca_key, None)  # type: ignore[assignment]
@@ -102,44 +123,70 @@ class ServingContexts:
             raise ConfigError(f"a certificate or key of the kubelet API cannot be read: {error}") from None
 
     def of(self, node: EdgeNode) -> Any:
-        now = self._reactor.seconds()
+        now, given = self._reactor.seconds(), self._given(node)
         known = self._contexts.get(node.name)
-        if known is not None and now < known[0] and known[1] == node.addresses:
-            return known[2]
-        context = self._make(node, now)
-        self._contexts[node.name] = (now + LEAF_LIFE.total_seconds() * 2 / 3, node.addresses, context)
-        return context
+        if known is None or now >= known.until or (known.addresses, known.given) != (node.addresses, given):
+            until = now + LEAF_LIFE.total_seconds() * 2 / 3 if given is None else given.expires
+            context = self._make(node, now) if given is None else self._with(given)
+            known = self._contexts[node.name] = _Context(until, node.addresses, given, context)
+        return known.context
 
     def forget(self, name: str) -> None:
         self._contexts.pop(name, None)
 
     def _make(self, node: EdgeNode, now: float) -> Any:
-        leaf = self._leaf(node, now)
-        options: dict[str, Any] = {"privateKey": self._key, "certificate": leaf, "acceptableProtocols": [b"http/1.1"]}
+        return self._options(self._key, self._leaf(node, now))
+
+    def _with(self, given: ServingCertificate) -> Any:
+        leaf, *rest = given.chain
+        return self._options(given.key, leaf, extraCertChain=rest)
+
+    def _options(self, key: ec.EllipticCurvePrivateKey, leaf: x509.Certificate, **more: Any) -> Any:
+        options: dict[str, Any] = {"privateKey": key, "certificate": leaf, "acceptableProtocols": [b"http/1.1"], **more}
         if self._clients is not None:
             options |= {"verify": True, "caCerts": self._clients, "requireCertificate": False}
         return ssl.CertificateOptions(**options)
 
     def _leaf(self, node: EdgeNode, now: float) -> x509.Certificate:
         begin = datetime.fromtimestamp(now, UTC) - _SKEW
-        names = [x509.DNSName(node.name), *(x509.IPAddress(address) for address in node.addresses)]
-        subject = [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{node.name}"[:_MAX_COMMON_NAME]),
-        ]
         return (
             x509.CertificateBuilder()
-            .subject_name(x509.Name(subject))
+            .subject_name(kubelet_subject(node))
             .issuer_name(self._ca.subject)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begin)
             .not_valid_after(begin + LEAF_LIFE)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(alternative_names(node), critical=False)
             .add_extension(x509.BasicConstraints(False, None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .sign(self._ca_key, hashes.SHA256())
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    until: float
+    addresses: tuple[IPAddress, ...]
+    given: ServingCertificate | None
+    context: Any
+
+
+def kubelet_subject(node: EdgeNode) -> x509.Name:
+    """Whose a kubelet's certificate is, for Kubernetes."""
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{node.name}"[:_MAX_COMMON_NAME]),
+        ]
+    )
+
+
+def alternative_names(node: EdgeNode) -> x509.SubjectAlternativeName:
+    """What a node's kubelet is called by."""
+    return x509.SubjectAlternativeName(
+        [x509.DNSName(node.name), *(x509.IPAddress(address) for address in node.addresses)]
+    )
 
 
 def _x509(pem: bytes) -> list[Any]:

@@ -36,12 +36,14 @@ class KubeletOptions:
     :ivar folder: where the CA of the serving certificates is kept (``kubelet-ca.crt``, ``kubelet-ca.key``).
     :ivar subnets: the nodes' own addresses: connections to their port 10250 end here.
     :ivar client_ca: PEM of what signed the API server's client certificate. ``None``: bearer tokens only.
+    :ivar serving_signer: have the certificates of the cluster's signer (:mod:`edgectl.kubelet_serving`).
     """
 
     folder: Path
     subnets: Sequence[IPv4Network | IPv6Network]
     client_ca: bytes | None = None
     port: int = LISTEN_PORT
+    serving_signer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,16 @@ def _kubelet(reactor: Any, cluster: ClusterConfig, directory: NodeDirectory, opt
     # The API server dials a Node's first address, which is IPv4 where there is any.
     subnets: list[IPv4Network | IPv6Network] = [subnet for subnet in options.subnets if subnet.version == 4]
     endpoint = (TCP4ServerEndpoint if subnets else TCP6ServerEndpoint)(reactor, options.port)
-    return [
-        _ClosesClient(client),
-        KubeletService(reactor, endpoint, directory, access, credentials),
-        RedirectService(reactor, subnets or options.subnets, options.port),
-    ]
+    redirect = RedirectService(reactor, subnets or options.subnets, options.port)
+    if not options.serving_signer:
+        return [_ClosesClient(client), KubeletService(reactor, endpoint, directory, access, credentials), redirect]
+    # Who does not ask the cluster for certificates does not pay for it.
+    from edgectl.kubelet_serving import ServingCertificates
+
+    asking = KubernetesClient(reactor, cluster)
+    serving = ServingCertificates(reactor, asking, directory, options.folder / "kubelet-serving", Random().random)
+    service = KubeletService(reactor, endpoint, directory, access, credentials, serving.current)
+    return [_ClosesClient(client), serving, service, redirect]
 
 
 class _ClosesClient(Service):

@@ -86,7 +86,9 @@ class Kubernetes:
         namespace = options["leader-namespace"]
         leader = LeaderOptions(options["router-name"], namespace) if namespace else None
         client_ca = None if options["kubelet-client-ca"] is None else _read(options["kubelet-client-ca"])
-        kubelet = KubeletOptions(self._state, self._subnets, client_ca)
+        kubelet = KubeletOptions(
+            self._state, self._subnets, client_ca, serving_signer=options["kubelet-serving-signer"]
+        )
         return ClusterOptions(self._controller(KUBELET_PORT), kubelet, leader)
 
     def _candidate(self) -> str | None:

@@ -106,6 +106,12 @@ class Options(SettingsOptions):
             "FILE",
         ),
         Setting(
+            "kubelet-serving-signer",
+            "ask the cluster's signer kubernetes.io/kubelet-serving for the nodes' serving certificates; somebody must "
+            "approve each",
+            flag=True,
+        ),
+        Setting(
             "leader-namespace",
             "the namespace of the Lease by which several routers agree on a controller [default: there is one router]",
             allowed="NAME",
