@@ -20,6 +20,7 @@ from edgectl.errors import ApiError
 from edgectl.interfaces import NodeDirectory
 from edgectl.kubelet_auth import Access, User, user_of
 from edgectl.kubelet_http import BadRequest, RequestHead, cut_head, error_response
+from edgectl.kubelet_places import PodPlaces
 
 SERVICE = "kubelet/1"
 """The stream service of a node that speaks the kubelet API in plain HTTP/1.1."""
@@ -38,12 +39,16 @@ class KubeletDoor:
 
     :param directory: reaches the nodes.
     :param access: judges the callers.
+    :param places: says which node runs a pod; ``None``: the one that it is bound to.
     """
 
-    def __init__(self, reactor: IReactorTime, directory: NodeDirectory, access: Access) -> None:
+    def __init__(
+        self, reactor: IReactorTime, directory: NodeDirectory, access: Access, places: PodPlaces | None = None
+    ) -> None:
         self.reactor = reactor
         self.directory = directory
         self.access = access
+        self.places = places
         self.connections: set[KubeletConnection] = set()
 
     def factory(self, node: str) -> KubeletFactory:
@@ -144,16 +149,23 @@ class KubeletConnection(Protocol):
             user = await self._caller(head)
             if user is None:
                 return self._refuse(401, "Unauthorized", "a client certificate or a bearer token is needed")
-            if not await self._home.access.allowed(user, head.verb, node, head.subresource):
-                return self._refuse(
-                    403,
-                    "Forbidden",
-                    f"user {user.name!r} cannot {head.verb} resource nodes/{head.subresource} of node {node!r}",
-                )
+            if not await self._allowed(user, head, node):
+                return None
+            if self._home.places is not None and head.pod is not None:
+                node = await self._home.places.runs_on(node, *head.pod)
+                if node != self._node and not await self._allowed(user, head, node):
+                    return None
         except ApiError as error:
             return self._unavailable(f"the API server cannot be asked: {error}")
         await self._connect(node, head)
         return None
+
+    async def _allowed(self, user: User, head: RequestHead, node: str) -> bool:
+        if await self._home.access.allowed(user, head.verb, node, head.subresource):
+            return True
+        what = f"{head.verb} resource nodes/{head.subresource} of node {node!r}"
+        self._refuse(403, "Forbidden", f"user {user.name!r} cannot {what}")
+        return False
 
     async def _caller(self, head: RequestHead) -> User | None:
         transport: Any = self.transport

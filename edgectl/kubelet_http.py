@@ -21,6 +21,8 @@ _SUBRESOURCES = {"metrics": "metrics", "stats": "stats", "logs": "log", "spec": 
 _INTERACTIVE = ("exec", "attach", "portForward", "run")
 """Paths that give control over a container, whatever the method: a WebSocket's is GET."""
 
+_OF_A_POD = (*_INTERACTIVE, "containerLogs")
+
 _DROPPED = (b"authorization", b"connection", b"keep-alive", b"proxy-connection", b"te", b"expect")
 """Headers that end here: the caller's credentials are none of the node's business."""
 
@@ -54,6 +56,12 @@ class RequestHead:
     def subresource(self) -> str:
         """Of ``nodes``: what the caller needs rights on."""
         return _SUBRESOURCES.get(self.first_segment, "proxy")
+
+    @property
+    def pod(self) -> tuple[str, str] | None:
+        """Namespace and name of the pod that the path is about, if it is about one."""
+        segments = self.path.split("/")[1:]
+        return (segments[1], segments[2]) if segments[0] in _OF_A_POD and len(segments) > 2 else None
 
     @property
     def upgrade(self) -> bytes | None:

@@ -19,6 +19,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from edgectl.interfaces import EdgeNode, NodeDirectory
 from edgectl.kubelet import KubeletDoor
 from edgectl.kubelet_auth import Access
+from edgectl.kubelet_places import PodPlaces, Reader
 from edgectl.kubelet_redirect import IPAddress, original_destination
 from edgectl.kubelet_tls import KubeletCredentials, ServingCertificate, ServingContexts
 
@@ -28,6 +29,7 @@ class KubeletService(Service):
 
     :param endpoint: where to listen: reached, by redirection or directly, under each node's own address.
     :param given: the serving certificate of a node, where another CA than that of ``credentials`` has issued one.
+    :param pods: reads pods, to find those that another node of a site has taken over.
     """
 
     _log = Logger()
@@ -40,12 +42,14 @@ class KubeletService(Service):
         access: Access,
         credentials: KubeletCredentials,
         given: Callable[[EdgeNode], ServingCertificate | None] = lambda _: None,
+        pods: Reader | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._directory = directory
-        self._door = KubeletDoor(reactor, directory, access)
-        self._contexts = ServingContexts(reactor, credentials, given)
         self._nodes: dict[str, EdgeNode] = {}
+        places = PodPlaces(pods, self._nodes) if pods is not None else None
+        self._door = KubeletDoor(reactor, directory, access, places)
+        self._contexts = ServingContexts(reactor, credentials, given)
         self._names: dict[IPAddress, str] = {}
         self._listening: Deferred[None] | None = None
         self._port: IListeningPort | None = None

@@ -111,13 +111,14 @@ def _kubelet(reactor: Any, cluster: ClusterConfig, directory: NodeDirectory, opt
     endpoint = (TCP4ServerEndpoint if subnets else TCP6ServerEndpoint)(reactor, options.port)
     redirect = RedirectService(reactor, subnets or options.subnets, options.port)
     if not options.serving_signer:
-        return [_ClosesClient(client), KubeletService(reactor, endpoint, directory, access, credentials), redirect]
+        service = KubeletService(reactor, endpoint, directory, access, credentials, pods=client)
+        return [_ClosesClient(client), service, redirect]
     # Who does not ask the cluster for certificates does not pay for it.
     from edgectl.kubelet_serving import ServingCertificates
 
     asking = KubernetesClient(reactor, cluster)
     serving = ServingCertificates(reactor, asking, directory, options.folder / "kubelet-serving", Random().random)
-    service = KubeletService(reactor, endpoint, directory, access, credentials, serving.current)
+    service = KubeletService(reactor, endpoint, directory, access, credentials, serving.current, client)
     return [_ClosesClient(client), serving, service, redirect]
 
 

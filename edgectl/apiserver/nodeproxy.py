@@ -19,6 +19,7 @@ from twisted.web.http import HTTPChannel
 from zope.interface import implementer
 
 from edgectl.apiserver import errors
+from metasync.keys import TAKEN_OVER_BY
 
 Obj = dict[str, Any]
 
@@ -170,7 +171,7 @@ class Side(TwistedProtocol):
 
 
 async def connect(kubelets: Kubelets | None, pod: Obj, reactor: Any) -> Side:
-    """A connection to the kubelet API of a pod's node.
+    """A connection to the kubelet API of a pod's node, or of the one that has taken it over.
 
     :raises ApiError: (400) if the pod is on no node yet; (503) if the node cannot be reached.
     """
@@ -179,6 +180,7 @@ async def connect(kubelets: Kubelets | None, pod: Obj, reactor: Any) -> Side:
         raise errors.bad_request(f"pod {name} does not have a host assigned")
     if kubelets is None:
         raise errors.unavailable("this control plane has no way to its nodes")
+    node = (pod["metadata"].get("annotations") or {}).get(TAKEN_OVER_BY, node)
     connecting = kubelets.endpoint(node, SERVICE).connect(Factory.forProtocol(Side))
     connecting.addTimeout(CONNECT_SECONDS, reactor)
     try:

@@ -22,6 +22,7 @@ from edgectl.apiserver.pki import ApiPki
 from edgectl.apiserver.resources import POD
 from edgectl.apiserver.service import EmbeddedControlPlane, ServingTLS
 from edgectl.testing import pod
+from metasync.keys import TAKEN_OVER_BY
 from metasync.memory import MemoryStore
 
 reactor: Any = installed
@@ -223,6 +224,17 @@ class CarryTests(TestCase):
         self.node.transport.loseConnection()
         await self.client.lost
         self.assertTrue(self.client.received.endswith(b"last line\n"))
+
+    def test_a_pod_that_is_taken_over_is_asked_for_where_it_runs(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._taken_over())
+
+    async def _taken_over(self) -> None:
+        await self.asyncSetUp()
+        taken = pod("taken", nodeName="edge-b")
+        taken["metadata"]["annotations"] = {TAKEN_OVER_BY: "edge-a"}
+        await self.plane.api.create(POD, "default", taken)
+        self.ask("GET /api/v1/namespaces/default/pods/taken/log")
+        await self.node.until(b"GET /containerLogs/default/taken/main HTTP/1.1\r\n")
 
     def test_what_a_pod_uses_is_measured(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._measured())

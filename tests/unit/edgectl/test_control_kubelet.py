@@ -15,12 +15,16 @@ from twisted.test import iosim
 from twisted.trial.unittest import SynchronousTestCase
 
 from edgectl.errors import ApiUnreachable
+from edgectl.interfaces import EdgeNode
 from edgectl.kubelet import CONNECT_SECONDS, HEAD_SECONDS, MAX_CONNECTIONS, SERVICE, KubeletDoor
 from edgectl.kubelet_auth import ACCESS_REVIEWS, TOKEN_REVIEWS, ReviewedAccess, User
 from edgectl.kubelet_http import MAX_HEAD, BadRequest, RequestHead, cut_head
+from edgectl.kubelet_places import PodPlaces
 from edgectl.kubelet_redirect import redirect_rules
 from edgectl.kubernetes import Resource
 from edgectl.testing_control import FakeDirectory
+from edgectl.watch import Object
+from metasync.keys import TAKEN_OVER_BY
 
 
 def request(line: str, *headers: str) -> bytes:
@@ -275,6 +279,89 @@ class ConnectionTests(SynchronousTestCase):
         peer: Any = self.connection._peer
         self.assertIs(self.transport.producer, peer.transport)
         self.assertIs(peer.transport.producer, self.transport)
+
+
+class Pods:
+    """Answers with one pod, and counts how often."""
+
+    def __init__(self, node: str = "edge1", by: str | None = "edge2") -> None:
+        annotations = {TAKEN_OVER_BY: by} if by is not None else {}
+        self.pod: Object | None = {"metadata": {"annotations": annotations}, "spec": {"nodeName": node}}
+        self.asked: list[tuple[str, str]] = []
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
+        self.asked.append((namespace, name))
+        if self.pod is None:
+            raise ApiUnreachable("down")
+        return self.pod
+
+
+def at(name: str, site: str | None) -> EdgeNode:
+    return EdgeNode(name, (), (), True, 0.0, site=site)
+
+
+class PlaceTests(SynchronousTestCase):
+    """Which node is asked for a pod of edge1."""
+
+    nodes = (at("edge1", "plant"), at("edge2", "plant"), at("far", "harbour"), at("lonely", None))
+
+    def asked(self, pods: Pods, node: str = "edge1") -> str:
+        places = PodPlaces(pods, {edge.name: edge for edge in self.nodes})
+        found: str = self.successResultOf(Deferred.fromCoroutine(places.runs_on(node, "a", "b")))
+        return found
+
+    def test_the_taker(self) -> None:
+        pods = Pods()
+        self.assertEqual("edge2", self.asked(pods))
+        self.assertEqual([("a", "b")], pods.asked)
+
+    def test_its_own_node_whenever_that_is_not_sure(self) -> None:
+        down = Pods()
+        down.pod = None
+        for pods in (Pods(by=None), Pods(by="far"), Pods(by="nobody"), Pods(by="lonely"), Pods("edge3"), down):
+            self.assertEqual("edge1", self.asked(pods))
+
+    def test_of_a_node_without_a_site_nobody_need_be_asked(self) -> None:
+        pods = Pods("lonely", "edge2")
+        self.assertEqual("lonely", self.asked(pods, "lonely"))
+        self.assertEqual("unknown", self.asked(pods, "unknown"))
+        self.assertEqual([], pods.asked)
+
+    def test_which_paths_are_about_a_pod(self) -> None:
+        for line in (
+            "GET /containerLogs/a/b/c?tail=1",
+            "POST /exec/a/b/c",
+            "GET /attach/a/b/c",
+            "POST /portForward/a/b",
+        ):
+            self.assertEqual(("a", "b"), head(line).pod)
+        for line in ("GET /metrics/a/b", "GET /stats/a/b/c", "GET /exec/a", "GET /", "GET /logs/a/b"):
+            self.assertIsNone(head(line).pod)
+
+
+class TakenOverTests(ConnectionTests):
+    """All the same with somebody to ask for places, and what is about a pod that edge2 has taken over goes there."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.pods = Pods(by=None)
+        self.door.places = PodPlaces(self.pods, {edge.name: edge for edge in PlaceTests.nodes})
+
+    def exec(self) -> bytes:
+        self.pods.pod = Pods().pod
+        self.node = NodeEndpoint()
+        self.directory.endpoints["edge2", SERVICE] = self.node  # type: ignore[assignment]
+        self.connect()
+        return self.send(request("POST /exec/a/b/c", "Authorization: Bearer good", "Upgrade: SPDY/3.1"))
+
+    def test_it_goes_to_the_taker(self) -> None:
+        self.access.rights.add(("prometheus", "create", "edge2", "proxy"))
+        self.exec()
+        self.assertTrue(self.node.servers[0].received.startswith(b"POST /exec/a/b/c HTTP/1.1\r\n"))
+
+    def test_who_may_not_use_the_takers_kubelet_gets_nothing(self) -> None:
+        self.assertIn(b"cannot create resource nodes/proxy of node 'edge2'", self.exec())
+        self.assertEqual([], self.node.servers)
 
 
 class ReviewClient:
