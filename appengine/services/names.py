@@ -11,6 +11,9 @@ from ipaddress import ip_address
 
 from appengine.services.table import EdgeService, IPAddress
 
+_LINK_LOCAL = "254.169.in-addr.arpa"
+"""Nobody else knows these addresses (RFC 6303); ``nslookup`` asks whose the name server's own is."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceLocation:
@@ -58,7 +61,7 @@ class ClusterNames:
     def covers(self, name: str) -> bool:
         """Whether a name is for us to answer: below our domain, or the address of one of our Services."""
         lowered = name.lower().rstrip(".")
-        return lowered == self.domain or lowered.endswith(f".{self.domain}") or lowered in self._nodes
+        return is_below(lowered, self.domain) or lowered in self._nodes or is_below(lowered, _LINK_LOCAL)
 
     def find(self, name: str) -> Found | None:
         """What there is of a name (in any case, with or without a final dot); ``None`` if it does not exist."""
@@ -108,7 +111,7 @@ class ClusterNames:
         if node is None:
             node = self._nodes[lowered] = _Node()
             above = lowered.partition(".")[2]
-            if above and (above == self.domain or above.endswith(f".{self.domain}")):
+            if above and is_below(above, self.domain):
                 self._node(above)
         return node
 
@@ -124,6 +127,12 @@ class ClusterNames:
             except ValueError:
                 continue
         return None
+
+
+def is_below(name: str, domain: str) -> bool:
+    """Whether a name is a domain's own, or below it; in any case, with or without a final dot."""
+    lowered = name.lower().rstrip(".")
+    return lowered == domain or lowered.endswith(f".{domain}")
 
 
 def _dashed(address: IPAddress) -> str:

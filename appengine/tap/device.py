@@ -176,15 +176,13 @@ class DeviceNode(ComposedService):
     def _cluster_dns(self, store: Store, link: EdgeLinkService, source: LinkNetworkSource) -> list[str]:
         """Start what leads to Services; the addresses at which pods find their names."""
         from appengine.services.dns import NameServer
-        from appengine.services.names import ClusterNames
         from appengine.services.proxy import ServiceProxy
         from kubebus.hairpin import reflect
         from kubebus.nftables import Nftables
 
         domain, keys = self._options["cluster-domain"], NodeKeys(link.identity.network, link.identity.name)
         chosen: tuple[IPAddress, ...] = self._options["cluster-dns"]
-        nothing_yet = ClusterNames((), domain)
-        server = NameServer(self.reactor, nothing_yet, str(self._options["dns-address"]))
+        server = NameServer(self.reactor, domain, str(self._options["dns-address"]))
         rules = Nftables()
         self.at_stop(rules.close)
         self.add(ServiceProxy(self.reactor, store, keys, source, rules.run, server.tell, reflect, domain))

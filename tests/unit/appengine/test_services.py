@@ -176,7 +176,8 @@ class NameTests(SynchronousTestCase):
 
 class ResolverTests(SynchronousTestCase):
     def ask(self, table: ClusterNames, name: str, type: int) -> tuple[list[Any], list[Any], list[Any]]:
-        answers, authority, more = self.successResultOf(ClusterResolver(table).query(dns.Query(name.encode(), type)))
+        resolver = ClusterResolver(table, table.domain)
+        answers, authority, more = self.successResultOf(resolver.query(dns.Query(name.encode(), type)))
         return answers, authority, more
 
     def test_no_data_is_said_with_an_authority(self) -> None:
@@ -184,7 +185,7 @@ class ResolverTests(SynchronousTestCase):
         self.assertEqual((answers, [each.type for each in authority]), ([], [dns.SOA]))
 
     def test_absence_is_authoritative_but_other_domains_are_not_ours(self) -> None:
-        resolver = ClusterResolver(names(service()))
+        resolver = ClusterResolver(names(service()), "cluster.local")
         ours = resolver.query(dns.Query(b"nope.default.svc.cluster.local", dns.A))
         self.failureResultOf(ours, error.AuthoritativeDomainError)
         other = resolver.query(dns.Query(b"example.com", dns.A))
