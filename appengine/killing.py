@@ -72,8 +72,13 @@ class Killer:
             self._tasks[view.id] = Deferred()
             Deferred.fromCoroutine(self._stop(view)).addBoth(self._done, view)
         over: Deferred[None] = Deferred()
-        self._tasks[view.id].chainDeferred(over)
-        self._tasks[view.id].addErrback(lambda _: None)
+        task = self._tasks.get(view.id)
+        if task is None:
+            # It failed at once.
+            over.callback(None)
+            return over
+        task.chainDeferred(over)
+        task.addErrback(lambda _: None)
         return over
 
     def _done(self, result: Any, view: ContainerView) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall
@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from appengine.interfaces import NetworkSource, NodeNetwork
 from appengine.services.names import ClusterNames
 from appengine.services.rules import remove_rules, rules
-from appengine.services.table import EdgeService, IPAddress, Json, Place, local_pods, services_of
+from appengine.services.table import EdgeService, IPAddress, Json, Place, Substitute, local_pods, services_of
 from metasync.following import Follower
 from metasync.interfaces import Store
 from metasync.keys import NodeKeys
@@ -28,6 +28,16 @@ RETRY_SECONDS = 10.0
 ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
+class Substitutes(Protocol):
+    """The pods of this node's site that run elsewhere than the cloud knows."""
+
+    def substitutes(self) -> Mapping[str, Substitute]:
+        """By their original UID."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` when they are others."""
+
+
 class ServiceProxy(Service):
     """Gives this node the cluster's Services, with or without the cloud.
 
@@ -35,6 +45,7 @@ class ServiceProxy(Service):
     :param named: told the cluster's names, at first and whenever they change.
     :param reflect: lets the pods behind a gateway's bridge reach themselves.
     :param domain: the cluster's.
+    :param takeovers: what has been taken over within the site.
     :ivar services: as they are now.
     """
 
@@ -50,6 +61,7 @@ class ServiceProxy(Service):
         named: Callable[[ClusterNames], object],
         reflect: Callable[[IPAddress], object],
         domain: str = "cluster.local",
+        takeovers: Substitutes | None = None,
     ) -> None:
         self._reactor, self._keys, self._network = reactor, keys, network
         self._apply, self._named, self._reflect, self._domain = apply, named, reflect, domain
@@ -62,6 +74,9 @@ class ServiceProxy(Service):
                 ("pods", f"{keys.reported}pods/"),
             )
         }
+        self._takeovers = takeovers
+        if takeovers is not None:
+            takeovers.watch(lambda: self._later(SETTLE_SECONDS))
         self._interface = ""
         self._pod_subnets: tuple[IPv4Network | IPv6Network, ...] = ()
         self._timer: IDelayedCall | None = None
@@ -126,7 +141,11 @@ class ServiceProxy(Service):
         if not all(follower.synced for follower in self._followers.values()):
             return
         services = services_of(
-            self._documents("services"), self._documents("slices"), local_pods(self._documents("pods")), self._place()
+            self._documents("services"),
+            self._documents("slices"),
+            local_pods(self._documents("pods")),
+            self._place(),
+            {} if self._takeovers is None else self._takeovers.substitutes(),
         )
         if services != self.services or not self._rules:
             self.services = services

@@ -27,6 +27,15 @@ class LocalPod:
     ready: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """Where a pod of this node's site runs while its own node is away, as the node that runs it says."""
+
+    node: str
+    addresses: tuple[IPAddress, ...]
+    ready: bool
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Target:
     """Where a connection can go."""
@@ -88,18 +97,26 @@ class Place:
     zone: str = ""
 
 
+_NO_SUBSTITUTES: Mapping[str, Substitute] = {}
+
+
 def services_of(
-    services: Iterable[Json], slices: Iterable[Json], pods: Mapping[str, LocalPod], place: Place
+    services: Iterable[Json],
+    slices: Iterable[Json],
+    pods: Mapping[str, LocalPod],
+    place: Place,
+    substitutes: Mapping[str, Substitute] = _NO_SUBSTITUTES,
 ) -> list[EdgeService]:
     """All Services, by namespace and name. What cannot be read of an object is left out: it harms only itself.
 
     :param pods: the pods of this node, by UID.
+    :param substitutes: of pods that another node of the site has taken over, by their original UID.
     """
     endpoints: dict[tuple[str, str], list[_Endpoint]] = {}
     for item in slices:
         metadata = _object(item.get("metadata"))
         key = (str(metadata.get("namespace")), str(_object(metadata.get("labels")).get(SERVICE_NAME_LABEL)))
-        endpoints.setdefault(key, []).extend(_endpoints(item, pods))
+        endpoints.setdefault(key, []).extend(_endpoints(item, pods, substitutes))
     found = []
     for service in services:
         metadata = _object(service.get("metadata"))
@@ -155,7 +172,7 @@ def _targets(endpoints: list[_Endpoint], name: str, protocol: str) -> tuple[Targ
     return tuple(sorted(found, key=lambda target: (target.address.version, int(target.address), target.port)))
 
 
-def _endpoints(item: Json, pods: Mapping[str, LocalPod]) -> Iterable[_Endpoint]:
+def _endpoints(item: Json, pods: Mapping[str, LocalPod], substitutes: Mapping[str, Substitute]) -> Iterable[_Endpoint]:
     version = {"IPv4": 4, "IPv6": 6}.get(str(item.get("addressType")))
     ports = tuple(_ports(item.get("ports"), "port"))
     for entry in _list(item.get("endpoints")):
@@ -164,13 +181,18 @@ def _endpoints(item: Json, pods: Mapping[str, LocalPod]) -> Iterable[_Endpoint]:
         # What is not said counts as ready (the API's own rule for ``nil``).
         ready = conditions.get("ready") is not False
         serving = conditions.get("serving") is True
-        target = _object(entry.get("targetRef"))
-        if (local := pods.get(str(target.get("uid")))) is not None:
-            addresses, ready = local.addresses, local.ready and conditions.get("terminating") is not True
+        uid, node = str(_object(entry.get("targetRef")).get("uid")), str(entry.get("nodeName") or "")
+        ends = conditions.get("terminating") is True
+        if (substitute := substitutes.get(uid)) is not None:
+            # It is of the same site, and so of the same zone. Whatever the cloud last saw of the original is over.
+            node, addresses, ready = substitute.node, substitute.addresses, substitute.ready and not ends
+            serving = ready
+        elif (local := pods.get(uid)) is not None:
+            addresses, ready = local.addresses, local.ready and not ends
         yield _Endpoint(
             tuple(address for address in addresses if address.version == version),
             str(entry.get("hostname") or ""),
-            str(entry.get("nodeName") or ""),
+            node,
             str(entry.get("zone") or ""),
             ready,
             serving,

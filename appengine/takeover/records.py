@@ -1,3 +1,4 @@
+# mypy: disallow-untyped-calls=False
 """Who runs which pod in place of its owner, as the nodes of a site tell each other in their own data."""
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Protocol
 
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appengine.services.table import Substitute
 from appengine.waiting import sleep
 from metasync.following import Follower
 from metasync.interfaces import Store, StoreError
 from metasync.keys import SiteKeys
-from metasync.model import Compare, CompareOp, CompareTarget, Delete, KeyValue, Put
+from metasync.model import Compare, Delete, KeyRange, KeyValue, Put
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -75,7 +78,7 @@ class Record:
         return cls(uid, node, addresses, conditions.get("Ready") == "True")
 
 
-class Records:
+class Records(Service):
     """The takeovers of this node's site: read, and written for the pods that this node runs.
 
     What this node has to say of its own takeovers is written again if somebody else's word came to stand there: two
@@ -88,19 +91,20 @@ class Records:
         self._reactor, self._store, self._network, self._membership = reactor, store, network, membership
         self._mine: dict[str, bytes] = {}
         self._todo: set[str] = set()
-        self._dropped: dict[str, bytes] = {}
+        self._dropped: dict[str, str | None] = {}
         self._writing: Deferred[None] | None = None
+        self._busy = False
         self._keys: SiteKeys | None = None
         self._follower: Follower | None = None
         self._watchers: list[Callable[[], None]] = []
-        self._stopped = False
         membership.watch(self._place)
 
-    def start(self) -> None:
+    def startService(self) -> None:
+        super().startService()
         self._place()
 
-    def stop(self) -> None:
-        self._stopped = True
+    def stopService(self) -> None:
+        super().stopService()
         if self._follower is not None:
             self._follower.stop()
         if self._writing is not None:
@@ -122,6 +126,10 @@ class Records:
                 found[key.decode("utf-8", "replace")] = record
         return found
 
+    def substitutes(self) -> dict[str, Substitute]:
+        """The same, for the Services of this node."""
+        return {uid: Substitute(each.node, each.addresses, each.ready) for uid, each in self.current().items()}
+
     def put(self, uid: str, record: Record) -> None:
         """This node runs the pod of that original UID."""
         value = record.encode()
@@ -135,10 +143,8 @@ class Records:
         """The pod of that original UID is run by ``node`` no more; without one, by nobody but its owner."""
         self._mine.pop(uid, None)
         self._todo.discard(uid)
-        stands = self._items().get(uid.encode())
-        if stands is not None and (node is None or _node_of(stands.value) == node):
-            self._dropped[uid] = stands.value
-            self._write()
+        self._dropped[uid] = node
+        self._write()
 
     def _items(self) -> Mapping[bytes, KeyValue]:
         return self._follower.items if self._follower is not None else {}
@@ -146,7 +152,7 @@ class Records:
     def _place(self) -> None:
         site = self._membership.site
         keys = SiteKeys(self._network, site) if site is not None else None
-        if self._stopped or keys == self._keys:
+        if not self.running or keys == self._keys:
             self._tell()
             return
         if self._follower is not None:
@@ -172,7 +178,8 @@ class Records:
             watcher()
 
     def _write(self) -> None:
-        if self._writing is None and not self._stopped:
+        if not self._busy and self.running:
+            self._busy = True
             self._writing = Deferred.fromCoroutine(self._write_all())
             self._writing.addErrback(_cancelled)
             self._writing.addErrback(
@@ -181,29 +188,33 @@ class Records:
 
     async def _write_all(self) -> None:
         try:
-            while (self._todo or self._dropped) and not self._stopped and self._keys is not None:
-                puts = [Put(self._keys.takeover(uid), self._mine[uid]) for uid in self._todo]
-                self._todo.clear()
-                drops, self._dropped = self._dropped, {}
+            while (self._todo or self._dropped) and self.running and self._keys is not None:
                 try:
-                    for put in puts:
-                        await self._store.txn([], [put])
-                    for uid, value in drops.items():
-                        key = self._keys.takeover(uid)
-                        # Only what was meant: another may have written since.
-                        same = Compare(key, CompareTarget.VALUE, CompareOp.EQUAL, value)
-                        await self._store.txn([same], [Delete.single(key)])
+                    for uid in list(self._todo):
+                        self._todo.discard(uid)
+                        if uid in self._mine:
+                            await self._store.txn([], [Put(self._keys.takeover(uid), self._mine[uid])])
+                    for uid, node in list(self._dropped.items()):
+                        if uid in self._dropped and await self._drop(self._keys.takeover(uid), node):
+                            self._dropped.pop(uid, None)
                 except StoreError as error:
                     self._log.error("takeovers cannot be told now; trying again: {error}", error=str(error))
                     self._todo |= self._mine.keys()
-                    self._dropped = {uid: value for uid, value in drops.items() if uid not in self._mine}
                     await sleep(self._reactor, _RETRY)
         finally:
-            self._writing = None
+            self._busy = False
+
+    async def _drop(self, key: bytes, node: str | None) -> bool:
+        """Whether it is done; not if the key has changed at the same time."""
+        found = (await self._store.range(KeyRange.single(key))).kvs
+        if not found or (node is not None and _node_of(found[0].value) != node):
+            return True
+        same = Compare.unchanged(key, found[0].mod_revision)
+        return (await self._store.txn([same], [Delete.single(key)])).succeeded
 
 
 def _cancelled(failure: Failure) -> None:
-    failure.trap(CancelledError)  # type: ignore[no-untyped-call]
+    failure.trap(CancelledError)
 
 
 def _node_of(value: bytes) -> str | None:

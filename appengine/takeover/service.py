@@ -31,6 +31,9 @@ from metasync.model import KeyValue
 MINIMUM_SECONDS = 1.0
 """What must be left of a lease for a container to be started with it."""
 
+SWITCH_SECONDS = 0.5
+"""The dead man's switch acts so long before the lease ends: by then, nothing runs any more."""
+
 KILL_SECONDS = 0.5
 """What a pod that is stopped in time has less than its lease: SIGKILL takes effect, and the engine tells of it."""
 
@@ -116,7 +119,6 @@ class Takeover:
         self._labels.stop()
         if self.desired is not None:
             await self.desired.stop()
-        self.records.stop()
         await self.deadman.stop()
 
     @property
@@ -208,6 +210,7 @@ class Takeover:
         original = self.original(uid)
         held = self.leases.held_until(original) if original is not None else None
         found = self._found.get(uid)
+        held = None if held is None else held - SWITCH_SECONDS
         times = [time for time in (held, found.until if found is not None else None) if time is not None]
         latest = max(times, default=None)
         return latest if latest is not None and latest > self.leases.now() else None

@@ -20,6 +20,7 @@ class _Lease:
     holder: str
     until: float | None = None  # None: renewed all the time.
     asked_back: bool = False
+    orphaned: bool = False  # Its node was killed.
 
 
 class MemorySite:
@@ -61,6 +62,7 @@ class MemorySite:
         for uid, lease in self.leases.items():
             if lease.holder == name and lease.until is None:
                 self._ends(uid, lease)
+                lease.orphaned = True
 
     def tell(self, name: str, what: Callable[[LeaseWatcher], None]) -> None:
         leases = self.nodes[name]
@@ -93,6 +95,10 @@ class MemorySite:
                 if able and uid in present[able[0]].claims:
                     self.leases[uid] = _Lease(able[0])
                     self.tell(able[0], lambda w, uid=uid: w.lease_gained(uid))  # type: ignore[misc]
+            elif lease.orphaned and uid in (present[lease.holder].claims if lease.holder in present else ()):
+                # The votes that a node has are no obstacle to itself, started anew.
+                self.leases[uid] = _Lease(lease.holder)
+                self.tell(lease.holder, lambda w, uid=uid: w.lease_gained(uid))  # type: ignore[misc]
             elif back and lease.holder != owner and lease.until is None and not lease.asked_back:
                 lease.asked_back = True
                 self.tell(lease.holder, lambda w, uid=uid: w.lease_wanted_back(uid))  # type: ignore[misc]

@@ -17,11 +17,13 @@ from appengine.services.dns import ClusterResolver
 from appengine.services.names import ClusterNames, ServiceLocation
 from appengine.services.proxy import RETRY_SECONDS, SETTLE_SECONDS, ServiceProxy
 from appengine.services.rules import rules
-from appengine.services.table import LocalPod, Place, local_pods, services_of
+from appengine.services.table import LocalPod, Place, Substitute, Target, local_pods, services_of
+from appengine.takeover.records import Record, Records
 from appengine.testing import FixedNetwork, place
 from metasync.keys import NodeKeys
 from metasync.memory import MemoryStore
 from metasync.model import Put
+from tests.unit.appengine.takeover.world import FixedMembership
 
 HERE = Place("here", "site")
 
@@ -94,6 +96,22 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.targets({}, slice, moved), ["10.192.0.9:8080", "10.192.1.2:8080"])
         down = {"u1": LocalPod((ip_address("10.192.0.9"),), False)}
         self.assertEqual(self.targets({}, slice, down), ["10.192.1.2:8080"])
+
+    def test_a_pod_that_was_taken_over_is_where_its_taker_says(self) -> None:
+        """Whatever the cloud last saw of it, and whatever its own node says of the original."""
+        stale = endpoint("10.192.1.2", "there", "site", targetRef={"uid": "u1"}, conditions={"ready": False})
+        taken = {"u1": Substitute("here", (ip_address("10.192.0.7"), ip_address("fd00::7")), True)}
+        (made,) = services_of([service()], [endpoints(stale)], {"u1": LocalPod((), False)}, HERE, taken)
+        self.assertEqual(made.ports[0].targets, (Target(ip_address("10.192.0.7"), 8080),))
+        (made,) = services_of([service(internalTrafficPolicy="Local")], [endpoints(stale)], {}, HERE, taken)
+        self.assertEqual(len(made.ports[0].targets), 1)
+        for substitute, conditions in (
+            (Substitute("here", (ip_address("10.192.0.7"),), False), {"ready": True, "serving": True}),
+            (taken["u1"], {"terminating": True, "serving": True}),
+        ):
+            slice = endpoints({**stale, "conditions": conditions})
+            (made,) = services_of([service()], [slice], {}, HERE, {"u1": substitute})
+            self.assertEqual(made.ports[0].targets, ())
 
     def test_local_pods_of_reports(self) -> None:
         status = {
@@ -257,6 +275,35 @@ class ProxyTests(SynchronousTestCase):
         self.assertEqual(len(self.applied), count)
         self.proxy.stopService()
         self.assertIn("delete table", self.applied[-1])
+
+    def test_takeovers_are_followed(self) -> None:
+        records = Records(self.clock, self.store, "default", FixedMembership("hall", {"here", "there"}))
+        self.proxy = ServiceProxy(
+            self.clock,
+            self.store,
+            self.keys,
+            FixedNetwork(place("10.192.0.0/24", node="here")),
+            self.apply,
+            self.named.append,
+            self.reflected.append,
+            takeovers=records,
+        )
+        records.startService()
+        self.proxy.startService()
+        self.put("services", service())
+        self.put("endpointslices", endpoints(endpoint("10.192.2.2", "far", targetRef={"uid": "u1"})))
+        self.settle()
+        self.assertIn("to 10.192.2.2:8080", self.applied[-1])
+        for node, address in (("stranger", "10.192.2.2"), ("there", "10.192.1.9")):
+            records.put("u1", Record("u2", node, (ip_address(address),), True))
+            self.settle()
+            # A word on one who is no member does not count.
+            self.assertIn(f"to {address}:8080", self.applied[-1])
+        records.drop("u1")
+        self.settle()
+        self.assertIn("to 10.192.2.2:8080", self.applied[-1])
+        self.proxy.stopService()
+        records.stopService()
 
     def test_rules_that_fail_are_tried_again_and_names_go_on(self) -> None:
         self.fail_with = OSError("no nftables here")
