@@ -21,6 +21,7 @@ from metasync.interfaces import Store
 from metasync.keys import NodeKeys, cursor_key, sync_prefix
 from metasync.lineage import Lineage
 from metasync.model import KeyRange, Put
+from metasync.opening import stageable
 from metasync.session import Feeds, SyncSession
 from metasync.sitefeed import add_site_target, leave_other_sites
 from metasync.source import SourceFeed
@@ -129,6 +130,7 @@ class SyncClientService(Service):
 
         try:
             if not self.lineage.started:
+                await stageable(self._store).recover(self._network)
                 await self.lineage.start()
                 await self._load_scopes()
             if not self.stamper.started:

@@ -48,6 +48,10 @@ class Cursor:
         return cls(identity, nonce, revision)
 
 
+NO_PLACE = Cursor("", "", 0).token()
+"""Of a target that has only a part of what makes it agree with its source."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A nonce and the revision that wrote it."""

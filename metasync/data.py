@@ -67,6 +67,8 @@ class Echoes:
 class DataSource(SourceFeed):
     """Sends the stamps of a scope, each with its value."""
 
+    in_steps = False
+
     def __init__(
         self, scope: str, store: Store, stamper: Stamper, lineage: Lineage, outlet: Outlet, echoes: Echoes
     ) -> None:

@@ -25,6 +25,11 @@ class Outlet(Protocol):
     async def admit(self) -> None:
         """Returns once the other end may write again. To be awaited before every write in its name."""
 
+    def hold(self) -> None:
+        """Take nothing more from the other end, until :meth:`go_on` was called as often."""
+
+    def go_on(self) -> None: ...
+
     def broken(self, error: Exception) -> None:
         """The session cannot go on."""
 

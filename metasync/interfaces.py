@@ -69,13 +69,18 @@ class Watch(Protocol):
 
 
 class Stage(Protocol):
-    """One transaction that is gathered bit by bit, outside of memory, however large. Of puts and single deletions."""
+    """A change that is gathered bit by bit, outside of memory, however large. Of puts and single deletions."""
 
     async def add(self, ops: Sequence[Op]) -> None:
-        """The next operations. They need not have been waited for before the next call."""
+        """The next operations: at most ``stage_ops`` of ``stage_bytes`` together. They need not have been waited for
+        before the next call.
+        """
 
-    async def commit(self, compares: Sequence[Compare]) -> TxnResult:
-        """Do everything as one revision if every compare holds, else nothing. Results are not told."""
+    async def commit(self, compares: Sequence[Compare], last: Sequence[Op] = ()) -> TxnResult:
+        """Do everything as one if every compare holds, else nothing. Results are not told.
+
+        :param last: puts that are done with it, also of keys elsewhere. The result's revision is theirs.
+        """
 
     def discard(self) -> None:
         """It will not be used."""
@@ -83,9 +88,24 @@ class Stage(Protocol):
 
 @runtime_checkable
 class Stageable(Protocol):
-    """A store that has stages too. It is not limited in what one transaction may have."""
+    """A store that has stages too, and so is not limited in what one change of a prefix may have."""
 
-    def stage(self) -> Stage: ...
+    @property
+    def stage_ops(self) -> int:
+        """The most operations that are added at once."""
+
+    @property
+    def stage_bytes(self) -> int:
+        """The most bytes that are added at once."""
+
+    def stage(self, prefix: bytes) -> Stage:
+        """:param prefix: under which all keys are that are added. A newer stage of a prefix ends an older one."""
+
+    async def settle(self, prefix: bytes) -> None:
+        """Finish what was committed of a stage of that prefix and is not done yet, and clear up what was not."""
+
+    async def recover(self, network: str) -> None:
+        """To be called at every start: finish what was committed of any stage of that network."""
 
 
 class Leases(Protocol):
@@ -117,11 +137,13 @@ class Leases(Protocol):
 class Store(Leases, Protocol):
     """A revisioned key-value store. Errors are :class:`StoreError`."""
 
-    max_txn_ops: int
-    """The most operations a transaction may have (etcd's default: 128)."""
+    @property
+    def max_txn_ops(self) -> int:
+        """The most operations a transaction may have (etcd's default: 128)."""
 
-    max_request_bytes: int
-    """The most bytes a transaction may have (etcd's default: 1.5 MiB)."""
+    @property
+    def max_request_bytes(self) -> int:
+        """The most bytes a transaction may have (etcd's default: 1.5 MiB)."""
 
     async def range(
         self,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metasync.interfaces import Store, StoreError
+from metasync.interfaces import Stageable, Store, StoreError
+
+if TYPE_CHECKING:
+    from metasync.whole import WholeStore
 
 FORMS = "sqlite:PATH, etcd://HOST:PORT[,HOST:PORT…], etcds://…, or memory:"
 
@@ -27,9 +30,20 @@ def open_store(reactor: Any, url: str, **options: Any) -> Store:
     if scheme in ("etcd", "etcds") and rest.startswith("//") and len(rest) > 2:
         from metasync.etcd import EtcdStore
 
-        return EtcdStore.open(reactor, url, **options)
+        return _whole(EtcdStore.open(reactor, url, **options))
     if scheme == "memory" and colon and not rest:
         from metasync.memory import MemoryStore
 
         return MemoryStore(reactor, **options)
     raise StoreError(f"{url!r} names no store; use {FORMS}")
+
+
+def stageable(store: Store) -> Stageable:
+    """The store as one that has stages, if need be by way of a :class:`metasync.whole.WholeStore`."""
+    return store if isinstance(store, Stageable) else _whole(store)
+
+
+def _whole(store: Store) -> WholeStore:
+    from metasync.whole import WholeStore
+
+    return WholeStore(store)

@@ -43,6 +43,9 @@ NODE_WRITES_BURST = 200.0
 NODE_MAX_BYTES = 8 << 20
 """The most one node may change at once."""
 
+NODE_MAX_STAGED = 256 << 20
+"""The most of one node that is put aside, to be applied as one."""
+
 RETRY_SECONDS = 1.0
 """Between attempts while the store does not answer."""
 
@@ -107,6 +110,7 @@ class SyncServerFactory(ServerFactory):
         :raises StoreError: if the store does not answer, or cannot be written.
         """
         await self._store.start()
+        await self._store.recover(self._network)
         await self._stamper.start()
         await self._lineage.start()
         self.collector.start()
@@ -184,7 +188,8 @@ class SyncServerFactory(ServerFactory):
         keys = NodeKeys(self._network, node)
         desired = SourceFeed("desired", self._store, keys.desired.encode(), self._lineage, outlet)
         cursor = cursor_key(self._network, node, "reported")
-        reported = TargetFeed("reported", self._store, keys.reported.encode(), cursor, outlet, NODE_MAX_BYTES)
+        prefix = keys.reported.encode()
+        reported = TargetFeed("reported", self._store, prefix, cursor, outlet, NODE_MAX_BYTES, NODE_MAX_STAGED)
         feeds = Feeds({"desired": desired}, {"reported": reported})
         add_site_source(feeds, self._network, scopes, self._store, self._lineage, outlet)
         for scope in scopes:

@@ -88,6 +88,8 @@ class SyncSession(Protocol):
         self._timeout: IDelayedCall | None = None
         self._reason: Exception | None = None
         self._full: Sequence[Deferred[None]] | None = None
+        self._holds = 0
+        self._reading = False
         self._tick = LoopingCall(self._on_tick)
         self._tick.clock = reactor
 
@@ -104,13 +106,21 @@ class SyncSession(Protocol):
         self.broken(ProtocolError(f"no hello within {HELLO_TIMEOUT} s"))
 
     def dataReceived(self, data: bytes) -> None:
+        self._decoder.add(data)
+        self._read()
+
+    def _read(self) -> None:
+        """What has come, message by message: one may make us hold, and a frame of a few bytes can be megabytes."""
+        if self._reading:
+            return
+        self._reading = True
         try:
-            for message in self._decoder.feed(data):
-                if self._reason is not None:
-                    return
+            while not self._holds and self._reason is None and (message := self._decoder.next()) is not None:
                 self._received(message)
         except ProtocolError as error:
             self.broken(error)
+        finally:
+            self._reading = False
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._cancel_timeout()
@@ -157,6 +167,18 @@ class SyncSession(Protocol):
             wait = self._rate.take(self._reactor.seconds())
             if wait:
                 await deferLater(self._reactor, wait, lambda: None)
+
+    def hold(self) -> None:
+        self._holds += 1
+        if self._holds == 1 and self.transport is not None:
+            cast(IPushProducer, self.transport).pauseProducing()
+
+    def go_on(self) -> None:
+        self._holds -= 1
+        if self._holds or self.transport is None or self._reason is not None or not self.connected:
+            return
+        cast(IPushProducer, self.transport).resumeProducing()
+        self._read()
 
     def broken(self, error: Exception) -> None:
         if self._reason is not None:

@@ -10,8 +10,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from metasync.feeds import spawn
-from metasync.interfaces import Compacted, Store, StoreError, Watch, WatchObserver
+from metasync.interfaces import Compacted, Stage, Store, StoreError, Watch, WatchObserver
 from metasync.model import Compare, Event, KeyRange, Lease, Op, Put, RangeResult, TxnResult, WatchBatch
+from metasync.opening import stageable
 
 _log = Logger()
 KEEP_BYTES = 16 << 20
@@ -46,6 +47,7 @@ class SharedWatchStore:
         self.max_compares = int(getattr(store, "max_compares", store.max_txn_ops))
         self._reactor = reactor
         self._store = store
+        self._stages = stageable(store)
         self._keys = KeyRange.prefix(prefix)
         self._on_failed = failed
         self._keep = keep_bytes
@@ -128,6 +130,23 @@ class SharedWatchStore:
     async def close(self) -> None:
         self.stop()
         await self._store.close()
+
+    @property
+    def stage_ops(self) -> int:
+        return self._stages.stage_ops
+
+    @property
+    def stage_bytes(self) -> int:
+        return self._stages.stage_bytes
+
+    def stage(self, prefix: bytes) -> Stage:
+        return self._stages.stage(prefix)
+
+    async def settle(self, prefix: bytes) -> None:
+        await self._stages.settle(prefix)
+
+    async def recover(self, network: str) -> None:
+        await self._stages.recover(network)
 
     def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> Watch:
         follower = _Follower(self, keys, start_revision or self._reached + 1, observer)

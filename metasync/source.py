@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -14,7 +15,7 @@ from metasync.feeds import FeedStatus, Outlet, spawn
 from metasync.interfaces import Compacted, Store, StoreError, Watch, WatchObserver
 from metasync.lineage import Lineage
 from metasync.model import KeyRange, KeyValue, WatchBatch
-from metasync.steps import Row, Step, plan
+from metasync.steps import Row, Step, cut, plan
 from metasync.wire import PART, Ack, Changes, Entries, Held, ProtocolError, Reconcile, Subscribe
 
 _PAGE = 500
@@ -25,7 +26,10 @@ _GATHER = 0.02
 _CATCH_UP = 1.0
 """Seconds that changes wait for more to fold with: live ones, and those of the past."""
 
-_MAX_ITEMS = 64 << 20
+_MAX_ITEMS = 16 << 20
+"""Bytes of hashes of what the target has and the source has not: a million keys."""
+
+_AT_A_TIME = 50
 _FORGOTTEN = 256
 """Bytes in a transaction of the target that are reckoned for each key to be deleted, of which we know a hash only."""
 
@@ -41,6 +45,8 @@ class SourceFeed(WatchObserver):
     """
 
     log = Logger()
+    in_steps = True
+    """Whether the target puts steps aside, and applies them as one: then a change may be of any size."""
 
     def __init__(self, name: str, store: Store, prefix: bytes, lineage: Lineage, outlet: Outlet) -> None:
         self.status = FeedStatus(name, "sending")
@@ -56,6 +62,7 @@ class SourceFeed(WatchObserver):
         self._acked: int | None = None
         self._sent: tuple[int | None, bytes] | None = None
         self._steps: deque[Step] = deque()
+        self._steps_to = 0
         self._oldest = 0
         self._comparison: Comparison | None = None
         self._timer: IDelayedCall | None = None
@@ -64,6 +71,7 @@ class SourceFeed(WatchObserver):
         self._busy = False
         self._lost = False
         self._stuck: DoesNotFit | None = None
+        self._large: tuple[int, list[Change]] | None = None
         self._stopped = False
 
     # From the session
@@ -135,11 +143,15 @@ class SourceFeed(WatchObserver):
     # From the store (WatchObserver)
 
     def batch(self, batch: WatchBatch) -> None:
+        changes = self._changes(batch)
         try:
-            self._pending.add(batch.revision, self._changes(batch))
+            self._pending.add(batch.revision, changes)
         except DoesNotFit as error:
-            self._stuck = error
             self._unwatch()
+            if self.in_steps:
+                self._large = (batch.revision, changes)
+            else:
+                self._stuck = error
         if self._pending.size > _HIGH_WATER:
             self._unwatch()
         self._flush_soon(_GATHER if self._caught_up else _CATCH_UP)
@@ -193,6 +205,8 @@ class SourceFeed(WatchObserver):
             self._spawn_delta(delta)
         elif self._stuck is not None:
             self._hold(self._stuck)
+        elif self._large is not None:
+            self._send_large(*self._large)
         elif self._watch is None:
             self._rewatch()
 
@@ -211,6 +225,18 @@ class SourceFeed(WatchObserver):
         """What is sent for changes of the store."""
         return changes
 
+    def _send_large(self, revision: int, changes: list[Change]) -> None:
+        """A revision that is more than one transaction of the target."""
+        self._large = None
+        latest = {change.key: change for change in changes}
+        try:
+            self._steps.extend(cut(revision, latest.values(), self._limits))
+        except DoesNotFit as error:
+            self._hold(error)
+            return
+        self._busy = True
+        self._spawn(self._send_step(revision))
+
     def _finish(self, revision: int) -> None:
         token = self._lineage.token(revision)
         self._busy = False
@@ -222,9 +248,9 @@ class SourceFeed(WatchObserver):
         if self._sent is None or message.cursor != self._sent[1]:
             raise ProtocolError(f"{self._name}: an Ack of what was not sent")
         self._acked, self._sent = self._sent[0], None
-        if self._steps and self._comparison is not None:
+        if self._steps:
             self._busy = True
-            self._spawn(self._send_step(self._comparison))
+            self._spawn(self._send_step(self._steps_to))
             return
         self.status.last_synced = self._outlet.seconds()
         self.status.pending_since = None
@@ -248,7 +274,7 @@ class SourceFeed(WatchObserver):
         self.log.error("sync of {prefix} is held up: {error}", prefix=self._prefix.decode(), error=error)
         self._unwatch()
         self._subscribed = self._busy = False
-        self._comparison = self._stuck = None
+        self._comparison = self._stuck = self._large = None
         self._steps.clear()
         self.status.state, self.status.error = "held", str(error)
         self._outlet.send(Held(self._name, str(error)))
@@ -287,9 +313,8 @@ class SourceFeed(WatchObserver):
             raise ProtocolError(f"{self._name}: entries that were not asked for")
         if message.bitmap:
             comparison.differing = unpack_buckets(message.bitmap, comparison.digests.buckets)
-        for offset in range(0, len(message.items), ITEM):
-            comparison.theirs.add(message.items[offset : offset + ITEM])
-        if len(comparison.theirs) * ITEM > _MAX_ITEMS:
+        comparison.take(message.items)
+        if len(comparison.forget) > _MAX_ITEMS:
             raise ProtocolError(f"{self._name}: more than {_MAX_ITEMS} bytes of entries")
         if message.last:
             comparison.complete = True
@@ -300,7 +325,7 @@ class SourceFeed(WatchObserver):
             await self._begin_steps(comparison)
             return
         total = Delta(comparison.revision)
-        forget = b"".join(comparison.theirs - comparison.ours)
+        forget = bytes(comparison.forget)
         ops = len(forget) // ITEM
         size = ops * _FORGOTTEN
         part = Delta(comparison.revision)
@@ -344,25 +369,24 @@ class SourceFeed(WatchObserver):
         if self._stopped:
             return
         try:
-            self._steps.extend(plan(rows, sorted(comparison.theirs - comparison.ours), self._limits))
+            self._steps.extend(plan(rows, comparison.surplus(), self._limits))
         except DoesNotFit as error:
             self._hold(error)
             return
         self.log.info(
-            "{prefix}: a difference of {count} keys is applied in {steps} transactions",
+            "{prefix}: a difference of {count} keys comes in {steps} steps, and is applied as one",
             prefix=self._prefix.decode(),
             count=len(rows),
             steps=len(self._steps),
         )
-        await self._send_step(comparison)
+        self._comparison = None
+        await self._send_step(comparison.revision)
 
-    async def _send_step(self, comparison: Comparison) -> None:
-        step = self._steps.popleft() if self._steps else Step(())
-        changes = []
-        for key in step.keys:
-            found = await self._store.range(KeyRange.single(self._prefix + key), revision=comparison.revision)
-            changes += [Change(key, kv.value) for kv in found.kvs]
-        for part in _parts(changes):
+    async def _send_step(self, revision: int) -> None:
+        """The next of the steps to ``revision``. Only with the last one the target is there."""
+        self._steps_to = revision
+        step = self._steps.popleft() if self._steps else Step()
+        for part in _parts([*step.changes, *await self._values(step.keys, revision)]):
             self._outlet.send(Changes(self._name, part))
             await self._outlet.ready()
         forget = b"".join(step.forget)
@@ -371,12 +395,24 @@ class SourceFeed(WatchObserver):
         if self._stopped:
             return
         if not self._steps:
-            self._comparison = None
-            self._finish(comparison.revision)
+            self._pending.progress(revision)
+            self._finish(revision)
             return
         self._busy = False
         self._sent = (self._acked, self._lineage.no_place())
         self._outlet.send(Changes(self._name, (), b"", self._sent[1]))
+
+    async def _values(self, keys: Sequence[bytes], revision: int) -> list[Change]:
+        """The values of keys that are anywhere in the prefix, several questions at a time."""
+        changes: list[Change] = []
+        for at in range(0, len(keys), _AT_A_TIME):
+            asked = [
+                Deferred.fromCoroutine(self._store.range(KeyRange.single(self._prefix + key), revision=revision))
+                for key in keys[at : at + _AT_A_TIME]
+            ]
+            for found in await gatherResults(asked, consumeErrors=True):
+                changes += [Change(self._key(kv), kv.value) for kv in found.kvs]
+        return changes
 
     async def _rows(self, revision: int, keys_only: bool = False, min_mod_revision: int = 0) -> AsyncIterator[KeyValue]:
         rest = self._keys
@@ -417,7 +453,8 @@ class Comparison:
         self.digests = Digests(1)
         self.differing: set[int] = set()
         self.ours: set[bytes] = set()
-        self.theirs: set[bytes] = set()
+        self.common: set[bytes] = set()
+        self.forget = bytearray()
         self.complete = False
 
     def add(self, key: bytes, kv: KeyValue) -> None:
@@ -427,11 +464,24 @@ class Comparison:
         if self.base is None or kv.create_revision <= self.base:
             self.digests.add(key, item)
 
+    def take(self, items: bytes) -> None:
+        """What the target has. Of that, what the source has not is kept as bytes: it may be anything, and much."""
+        for offset in range(0, len(items), ITEM):
+            item = items[offset : offset + ITEM]
+            if item in self.ours:
+                self.common.add(item)
+            else:
+                self.forget += item
+
+    def surplus(self) -> list[bytes]:
+        """Items that the target is to delete."""
+        return sorted({bytes(self.forget[at : at + ITEM]) for at in range(0, len(self.forget), ITEM)})
+
     def lacks(self, key: bytes, kv: KeyValue) -> bool:
         if self.base is not None:
             return kv.mod_revision > self.base
         in_doubt = bucket_of(key, self.digests.buckets) in self.differing
-        return in_doubt and item_of(key, kv.value) not in self.theirs
+        return in_doubt and item_of(key, kv.value) not in self.common
 
 
 def _parts(changes: Iterable[Change]) -> list[tuple[Change, ...]]:

@@ -43,6 +43,9 @@ _EXPIRE_AGAIN = 5.0
 
 DEFAULT_MAX_TXN_OPS = 1_000_000
 DEFAULT_MAX_REQUEST_BYTES = 256 << 20
+STAGE_OPS = 1 << 32
+STAGE_BYTES = 8 << 30
+"""The most that one stage may have: the disk's size is the limit, and whoever fills it gets an error."""
 
 
 @dataclass(eq=False, slots=True)
@@ -63,6 +66,7 @@ class SQLiteStore:
     def __init__(self, reactor: ThreadCalls, file: SQLiteFile, max_txn_ops: int, max_request_bytes: int) -> None:
         self.max_txn_ops = max_txn_ops
         self.max_request_bytes = max_request_bytes
+        self.stage_ops, self.stage_bytes = STAGE_OPS, STAGE_BYTES
         self.identity = file.identity
         self.path = file.path
         self._reactor = reactor
@@ -118,8 +122,14 @@ class SQLiteStore:
         outcome = await self._ask(lambda file: file.txn(compares, success, failure), writes=True)
         return outcome.result
 
-    def stage(self) -> SQLiteStage:
+    def stage(self, prefix: bytes = b"") -> SQLiteStage:
         return SQLiteStage(self.path.parent, self._ask, self._watches.watched)
+
+    async def settle(self, prefix: bytes) -> None:
+        """A stage is a transaction here: it has happened, or it has not."""
+
+    async def recover(self, network: str) -> None:
+        """See :meth:`settle`."""
 
     def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> Watch:
         return self._watches.add(keys, start_revision, observer)

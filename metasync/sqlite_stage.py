@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from twisted.internet.defer import Deferred
 
-from metasync.interfaces import StoreError
-from metasync.model import Compare, Delete, Op, Put, TxnResult
+from metasync.model import Compare, Op, TxnResult
 from metasync.mvcc import Outcome
+from metasync.opcodec import pack_op, unpack_ops
 from metasync.sqlite_file import SQLiteFile
-
-_HEAD = struct.Struct("<BII")
-_PUT, _DELETE = 1, 2
 
 
 class Spool:
@@ -32,7 +29,7 @@ class Spool:
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder, prefix=".staged-")  # noqa: SIM115
-            self._file.write(b"".join(map(_pack, ops)))
+            self._file.write(b"".join(map(pack_op, ops)))
         except OSError as error:
             self._error = self._error or error
 
@@ -43,23 +40,12 @@ class Spool:
         if self._file is None:
             return
         self._file.seek(0)
-        while head := self._file.read(_HEAD.size):
-            kind, key, value = _HEAD.unpack(head)
-            name = self._file.read(key)
-            yield Put(name, self._file.read(value)) if kind == _PUT else Delete.single(name)
+        yield from unpack_ops(self._file)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _pack(op: Op) -> bytes:
-    if isinstance(op, Put) and not op.lease:
-        return _HEAD.pack(_PUT, len(op.key), len(op.value)) + op.key + op.value
-    if isinstance(op, Delete) and op.keys.end is None:
-        return _HEAD.pack(_DELETE, len(op.keys.start), 0) + op.keys.start
-    raise StoreError(f"{op} cannot be staged: only puts without a lease, and deletions of single keys")
 
 
 class SQLiteStage:
@@ -73,15 +59,15 @@ class SQLiteStage:
     async def add(self, ops: Sequence[Op]) -> None:
         await self._ask(lambda file: self._spool.write(ops))
 
-    async def commit(self, compares: Sequence[Compare]) -> TxnResult:
+    async def commit(self, compares: Sequence[Compare], last: Sequence[Op] = ()) -> TxnResult:
         try:
-            outcome: Outcome = await self._ask(self._apply(compares), writes=True)
+            outcome: Outcome = await self._ask(self._apply(compares, last), writes=True)
         finally:
             self.discard()
         return outcome.result
 
-    def _apply(self, compares: Sequence[Compare]) -> Callable[[SQLiteFile], Outcome]:
-        return lambda file: file.long_txn(compares, self._spool.read(), self._watched)
+    def _apply(self, compares: Sequence[Compare], last: Sequence[Op]) -> Callable[[SQLiteFile], Outcome]:
+        return lambda file: file.long_txn(compares, chain(self._spool.read(), last), self._watched)
 
     def discard(self) -> None:
         self._ask(lambda file: self._spool.close()).addErrback(lambda _: None)

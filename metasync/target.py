@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from twisted.logger import Logger
 
@@ -10,8 +10,9 @@ from metasync.cursor import Cursor, InvalidCursor
 from metasync.delta import Change
 from metasync.digest import ITEM, Digests, bucket_of, item_of, pack_buckets
 from metasync.feeds import FeedStatus, Outlet, Overtaken, spawn
-from metasync.interfaces import Stage, Stageable, Store, TxnTooLarge
+from metasync.interfaces import Stage, Store, TxnTooLarge
 from metasync.model import Compare, Delete, KeyRange, KeyValue, Op, Put
+from metasync.opening import stageable
 from metasync.wire import PART, Ack, Changes, Entries, Held, ProtocolError, Reconcile, Subscribe
 
 _PAGE = 500
@@ -20,19 +21,22 @@ _CURSOR_BYTES = 4096
 
 _RETRY_TICKS = 5
 _IN_MEMORY = 1 << 20
-"""So many bytes of a delta are held in memory; the rest is staged, where the store can do that."""
+"""So many bytes of a delta are held in memory; the rest is staged, where the store can do that bit by bit."""
+
+_BIT_BY_BIT = 16 << 20
+"""A store that stages so much and more at once keeps a spool; another puts each step aside as one."""
 
 DEFAULT_MAX_BYTES = 256 << 20
-STAGED_MAX_BYTES = 1 << 40
-STAGED_MAX_OPS = 1 << 32
-"""The largest delta: where all of it is held in memory until it is whole, and where it is staged."""
+DEFAULT_MAX_STAGED = 8 << 30
+"""The largest delta that is held in memory until it is whole, and the largest one that is staged."""
 
 
 class TargetFeed:
     """Takes one prefix from one source, for the life of one session.
 
     The cursor's own revision guards every transaction: of two sessions that overlap, one fails, and no delta is
-    applied twice or in part.
+    applied twice or in part. What is more than one transaction of the store comes in steps, which are staged, and is
+    applied as one.
     """
 
     log = Logger()
@@ -47,13 +51,16 @@ class TargetFeed:
         cursor_key: bytes,
         outlet: Outlet,
         max_bytes: int = 0,
+        max_staged: int = DEFAULT_MAX_STAGED,
     ) -> None:
-        """:param max_bytes: the largest delta to take (0: as large as the store and memory allow)."""
-        self._staging = store if self.stages and isinstance(store, Stageable) else None
-        most = STAGED_MAX_BYTES if self._staging else min(DEFAULT_MAX_BYTES, store.max_request_bytes)
-        self._max_bytes = min(max_bytes or most, most)
+        """:param max_bytes: the most to take at once (0: as much as the store and memory allow).
+        :param max_staged: the most that is taken in steps, and applied as one.
+        """
+        self._staging = stageable(store) if self.stages else None
+        self._wanted_bytes = max_bytes
+        self._max_staged = max_staged
         self._stage: Stage | None = None
-        self._rewritten: set[bytes] = set()
+        self._staged = 0
         self._count = 0
         self.status = FeedStatus(name, "receiving")
         self._name = name
@@ -67,6 +74,8 @@ class TargetFeed:
         self._forget: set[bytes] = set()
         self._bytes = self._unstaged = 0
         self._items: dict[bytes, bytes] = {}
+        self._compared: frozenset[bytes] = frozenset()
+        self._rewritten: set[bytes] = set()
         self._busy = True
         self._held_ticks = 0
         self._stopped = False
@@ -100,6 +109,8 @@ class TargetFeed:
                 self.start()
 
     async def _subscribe(self) -> None:
+        if self._staging is not None:
+            await self._staging.settle(self._prefix)
         found = await self._store.range(KeyRange.single(self._cursor_key))
         token = found.kvs[0].value if found.kvs else None
         self._cursor_mod = found.kvs[0].mod_revision if found.kvs else 0
@@ -109,12 +120,17 @@ class TargetFeed:
         self._note(token)
         self.status.state = "live"
         self._busy = False
-        size = self._max_bytes - _CURSOR_BYTES
+        size = self._max_bytes() - _CURSOR_BYTES
         self._outlet.send(Subscribe(self._name, token, empty, self._max_ops(), size))
 
     def _max_ops(self) -> int:
-        """How many changes one transaction holds beside the cursor."""
-        return (STAGED_MAX_OPS if self._staging else self._store.max_txn_ops) - 1
+        """How many changes are taken at once, beside the cursor."""
+        return self._staging.stage_ops if self._staging else self._store.max_txn_ops - 1
+
+    def _max_bytes(self) -> int:
+        """How many bytes are taken at once."""
+        most = self._staging.stage_bytes if self._staging else min(DEFAULT_MAX_BYTES, self._store.max_request_bytes)
+        return min(self._wanted_bytes or most, most)
 
     def _held(self, message: Held) -> None:
         self.log.error("sync of {prefix} is held up: {reason}", prefix=self._prefix.decode(), reason=message.reason)
@@ -130,24 +146,48 @@ class TargetFeed:
             size = len(change.key) + len(change.value or b"")
             self._bytes += size
             self._unstaged += size
-            if self._items:  # what is to be forgotten may be written anew, in this transaction or in one before
+            if change.key in self._compared:  # it is not to be forgotten then, here or in a step to come
                 self._rewritten.add(change.key)
         self._count += len(message.changes)
         for offset in range(0, len(message.forget), ITEM):
-            self._forget.add(message.forget[offset : offset + ITEM])
-        if self._bytes > self._max_bytes or self._count > self._max_ops() + 1:
+            item = message.forget[offset : offset + ITEM]
+            if item in self._items:
+                self._forget.add(item)
+        if self._bytes > self._max_bytes() or self._count > self._max_ops():
             raise ProtocolError(f"{self._name}: a delta is larger than this store takes")
-        if self._staging is not None and self._unstaged > _IN_MEMORY:
-            self._stage = self._stage or self._staging.stage()
-            self._put_aside(self._stage)
         if message.cursor is not None:
             self._busy = True
-            self._spawn(self._apply(message.cursor))
+            partial = self._staging is not None and _is_partial(message.cursor)
+            self._spawn(self._put_step_aside(message.cursor) if partial else self._apply(message.cursor))
+        elif self._staging is not None and self._max_bytes() >= _BIT_BY_BIT and self._unstaged > _IN_MEMORY:
+            self._spawn(self._put_aside([self._op(change) for change in self._changes.values()]))
 
-    def _put_aside(self, stage: Stage) -> None:
-        ops = [self._op(change) for change in self._changes.values()]
-        self._changes, self._unstaged = {}, 0
-        self._spawn(stage.add(ops))
+    async def _put_aside(self, ops: Sequence[Op]) -> None:
+        """Write what has come. Nothing more is taken off the wire meanwhile: memory stays as it is."""
+        assert self._staging is not None
+        self._changes = {}
+        self._staged += self._unstaged
+        self._unstaged = 0
+        if self._staged > max(self._max_staged, self._max_bytes()):
+            raise ProtocolError(f"{self._name}: a difference is more than the {self._max_staged} bytes taken here")
+        stage = self._stage = self._stage or self._staging.stage(self._prefix)
+        self._outlet.hold()
+        try:
+            await stage.add(ops)
+        finally:
+            self._outlet.go_on()
+
+    async def _put_step_aside(self, token: bytes) -> None:
+        """A step is durable, but it is nothing yet: the last one makes all of them a fact."""
+        await self._outlet.admit()
+        if self._stopped:
+            return
+        ops, self._forget = self._ops(), set()
+        await self._put_aside(ops)
+        self._bytes = self._count = 0
+        self._busy = False
+        if not self._stopped:
+            self._outlet.send(Ack(self._name, token))
 
     async def _apply(self, token: bytes) -> None:
         await self._outlet.admit()
@@ -158,8 +198,7 @@ class TargetFeed:
         except TxnTooLarge as error:
             raise ProtocolError(f"{self._name}: {error}") from error
         self._note(token)
-        if not _is_partial(token):
-            self._items, self._rewritten = {}, set()
+        self._forget_items({})
         self.status.last_synced = self._outlet.seconds()
         self._busy = False
         if not self._stopped:
@@ -167,15 +206,16 @@ class TargetFeed:
 
     async def _commit(self, token: bytes) -> int:
         """Write the delta and the cursor as one. Returns the revision."""
-        guard = Compare.unchanged(self._cursor_key, self._cursor_mod)
-        ops = [*self._ops(), Put(self._cursor_key, token)]
+        guard, cursor = Compare.unchanged(self._cursor_key, self._cursor_mod), Put(self._cursor_key, token)
+        ops = self._ops()
         stage, self._stage = self._stage, None
         self._forget_parts()
         if stage is not None:
-            self._spawn(stage.add(ops))
-            result = await stage.commit([guard])
+            if ops:
+                await stage.add(ops)
+            result = await stage.commit([guard], [cursor])
         else:
-            result = await self._store.txn([guard], ops)
+            result = await self._store.txn([guard], [*ops, cursor])
         if not result.succeeded:
             raise Overtaken(f"another session has moved the cursor of {self._prefix.decode()}")
         return result.revision
@@ -194,7 +234,7 @@ class TargetFeed:
 
     def _forget_parts(self) -> None:
         self._changes, self._forget = {}, set()
-        self._bytes = self._unstaged = self._count = 0
+        self._bytes = self._unstaged = self._staged = self._count = 0
         if self._stage is not None:
             self._stage.discard()
             self._stage = None
@@ -216,15 +256,19 @@ class TargetFeed:
         async for key, kv in self._rows(message.values):
             mine.add(key, item_of(key, kv.value if message.values else None))
         differing = mine.differing(message.digests)
-        self._items, self._rewritten = {}, set()
+        items: dict[bytes, bytes] = {}
         if differing:
             async for key, kv in self._rows(message.values):
                 if bucket_of(key, message.buckets) in differing:
-                    self._items[item_of(key, kv.value if message.values else None)] = key
+                    items[item_of(key, kv.value if message.values else None)] = key
+        self._forget_items(items)
         if self._stopped:
             return
         self._busy = False
         await self._send_entries(pack_buckets(differing, message.buckets))
+
+    def _forget_items(self, items: dict[bytes, bytes]) -> None:
+        self._items, self._compared, self._rewritten = items, frozenset(items.values()), set()
 
     async def _send_entries(self, bitmap: bytes) -> None:
         items = b"".join(self._items)

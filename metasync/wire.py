@@ -169,24 +169,36 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._offset = 0
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """:raises ProtocolError: when the bytes make no sense. The decoder is of no use afterwards."""
+        """All messages that are complete with these bytes. Raises what :meth:`next` does."""
+        self.add(data)
+        while (message := self.next()) is not None:
+            yield message
+
+    def add(self, data: bytes) -> None:
+        """Take in what has come. It is kept until :meth:`next` asks for it."""
+        if self._offset:
+            del self._buffer[: self._offset]
+            self._offset = 0
         self._buffer += data
-        offset = 0
-        try:
-            while len(self._buffer) - offset >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(self._buffer, offset)
-                if length > MAX_FRAME:
-                    raise ProtocolError(f"a frame of {length} bytes is over the cap of {MAX_FRAME}")
-                start = offset + _LENGTH.size
-                if len(self._buffer) - start < length:
-                    break
-                frame = bytes(self._buffer[start : start + length])
-                offset = start + length
-                yield decode(frame)
-        finally:
-            del self._buffer[:offset]
+
+    def next(self) -> Message | None:
+        """The next message, if all of it has come.
+
+        :raises ProtocolError: when the bytes make no sense. The decoder is of no use afterwards.
+        """
+        start = self._offset + _LENGTH.size
+        if len(self._buffer) < start:
+            return None
+        (length,) = _LENGTH.unpack_from(self._buffer, self._offset)
+        if length > MAX_FRAME:
+            raise ProtocolError(f"a frame of {length} bytes is over the cap of {MAX_FRAME}")
+        if len(self._buffer) - start < length:
+            return None
+        self._offset = start + length
+        return decode(bytes(memoryview(self._buffer)[start : self._offset]))
 
 
 def decode(frame: bytes) -> Message:

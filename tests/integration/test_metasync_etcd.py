@@ -8,20 +8,21 @@ from typing import Any
 from urllib.request import urlopen
 
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from metasync import session, shared
 from metasync.client import SyncClientService
 from metasync.etcd import EtcdStore
-from metasync.interfaces import Store, StoreError
+from metasync.interfaces import Store, StoreError, StoreUnavailable
 from metasync.keys import NodeKeys
 from metasync.memory import MemoryStore
 from metasync.model import Delete, KeyRange, Put
 from metasync.opening import open_store
 from metasync.server import SyncServerFactory
 from metasync.sqlite import SQLiteStore
-from metasync.testing import StoreContract
+from metasync.testing import Recorder, StoreContract
 from tests.lab.etcd import Etcd
 from tests.lab.world import SharedWorld
 from tests.unit.metasync.loopback import Loopback, until
@@ -78,6 +79,41 @@ class SecureEtcdTests(TestCase):
         else:
             self.fail("etcd let a stranger in")
         await stranger.close()
+
+
+class Reader:
+    """Somebody who reads and watches what a node reports, with a client of its own, all the time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.states: set[int] = set()
+        self.reads = 0
+        self.recorder = Recorder()
+        self._stopped = False
+        self._done: Deferred[None] | None = None
+
+    @classmethod
+    async def open(cls, case: TestCase, etcd: Etcd) -> Reader:
+        reader = cls(open_store(reactor, url_of(etcd)))
+        case.addCleanup(lambda: Deferred.fromCoroutine(reader.store.close()))
+        found = await reader.store.range(KeyRange.prefix(REPORTED))
+        reader.store.watch(KeyRange.prefix(REPORTED), found.revision + 1, reader.recorder)
+        reader._done = Deferred.fromCoroutine(reader._read())
+        return reader
+
+    async def _read(self) -> None:
+        while not self._stopped:
+            try:
+                found = await self.store.range(KeyRange.prefix(REPORTED), keys_only=True)
+            except StoreUnavailable:
+                continue
+            self.states.add(len(found.kvs))
+            self.reads += 1
+
+    async def stop(self) -> None:
+        self._stopped = True
+        assert self._done is not None
+        await self._done
 
 
 def watchers(etcd: Etcd) -> int:
@@ -179,18 +215,76 @@ class SyncOverEtcdTests(TestCase):
         self.assertEqual((len(kvs), len({kv.mod_revision for kv in kvs})), (3000, 1))
 
     async def test_reportsLargerThanATransactionOfEtcd(self) -> None:
-        """Two megabytes of the edge, whose history is gone, reach an etcd that takes one and a half at once."""
+        """Two megabytes of the edge, whose history is gone, reach an etcd that takes one and a half at once. Whoever
+        reads and watches there, in this process or another, sees all of it or nothing.
+        """
         rig = await self.rig()
+        await rig.put(rig.edge, REPORTED, **{f"old{i}": "old" for i in range(100)})
+        await rig.agreed()
         await rig.cut()
         for i in range(20):
-            last = await rig.put(rig.edge, REPORTED, **{f"k{i}.{j}": f"{i:02}" * 500 for j in range(100)})
+            await rig.put(rig.edge, REPORTED, **{f"k{i}.{j}": f"{i:02}" * 500 for j in range(100)})
+        last = (await rig.edge.txn((), [Delete(KeyRange.prefix(REPORTED + b"old"))])).revision
         await rig.edge.compact(last)
+        reader = await Reader.open(self, rig.etcd)
         await rig.mend()
         await rig.agreed(40)
+        await reader.stop()
+        self.assertEqual(reader.states, {100, 2000}, "it saw the old state or the new one")
+        self.assertGreater(reader.reads, 5)
+        self.assertEqual([len(batch.events) for batch in reader.recorder.batches], [2100])
+        # Beneath, no revision of the edge is parted.
         kvs = (await rig.cloud.range(KeyRange.prefix(REPORTED))).kvs
         together = {(kv.value[:2], kv.mod_revision) for kv in kvs}
         self.assertEqual((len(kvs), len({value for value, _ in together})), (2000, 20))
-        self.assertEqual(len(together), 20, "no revision of the edge is parted")
+        self.assertEqual(len(together), 20)
+        self.assertGreater(len({revision for _, revision in together}), 1)
+
+    async def test_oneRevisionLargerThanATransactionOfEtcd(self) -> None:
+        """Five thousand keys and four megabytes in one transaction of the edge."""
+        rig = await self.rig()
+        await rig.put(rig.edge, REPORTED, first="1")
+        await rig.agreed()
+        reader = await Reader.open(self, rig.etcd)
+        await rig.put(rig.edge, REPORTED, **{f"k{i}": f"{i:04}" * 200 for i in range(5000)})
+        await rig.put(rig.edge, REPORTED, after="1")
+        await rig.agreed(40)
+        await reader.stop()
+        self.assertEqual([len(batch.events) for batch in reader.recorder.batches], [5000, 1])
+        self.assertLessEqual(reader.states, {1, 5001, 5002})
+
+    async def test_theServerIsKilledWhileItApplies(self) -> None:
+        """Etcd goes away under it, many times; then another server finishes what was begun."""
+        rig = await self.rig()
+        reader = await Reader.open(self, rig.etcd)
+        await rig.cut()
+        for i in range(12):
+            last = await rig.put(rig.edge, REPORTED, **{f"k{i}.{j}": f"{i:02}" * 5000 for j in range(100)})
+        await rig.edge.compact(last)
+        await rig.mend()
+
+        async def begun() -> bool:
+            journal = KeyRange.prefix(b"/kubebus/default/nodes/n1/applying/")
+            return bool((await rig.cloud.range(journal)).kvs)
+
+        await until(reactor, begun, "it is being applied")
+        rig.etcd.kill9()
+        rig.factory.stop()
+        rig.link.cut()
+        await deferToThread(rig.etcd.start)
+        await until(reactor, lambda: reader.recorder.error, "the watch has ended")
+        beneath = len((await rig.cloud.range(KeyRange.prefix(REPORTED), keys_only=True)).kvs)
+        self.assertLess(beneath, 1200, "it was not finished")
+        view = open_store(reactor, url_of(rig.etcd))
+        self.assertEqual((await view.range(KeyRange.prefix(REPORTED))).kvs, ())
+        await view.close()
+        # A reader that cannot read the past any more finishes it itself; else the next server does.
+        rig.link.server = rig.factory = SyncServerFactory(reactor, open_store(reactor, url_of(rig.etcd)), "default")
+        await rig.factory.start()
+        await rig.agreed(40)
+        await reader.stop()
+        self.assertLessEqual(reader.states, {0, 1200})
+        self.flushLoggedErrors()
 
     async def test_applicationDataIsMergedByAnEtcdWithDefaultLimits(self) -> None:
         """Many small writes on both sides while apart, and forty keys in one transaction, which stay one."""
@@ -341,6 +435,4 @@ class SyncOverEtcdTests(TestCase):
 
 
 def _later(work: Any) -> Any:
-    from twisted.internet.defer import Deferred
-
     return Deferred.fromCoroutine(work)

@@ -38,6 +38,7 @@ from metasync.wire import (
 from tests.unit.metasync.pairs import FakeAddress, FakePeer, Pair, now, put
 
 SECRET = b"the other node's secret"
+DESIRED = b"/kubebus/default/nodes/n1/desired/"
 FEEDS = ("desired", "reported", "data/all", "data/node.n1")
 OTHERS = (
     "data/node.n2",
@@ -194,6 +195,10 @@ class _Outlet:
 
     async def admit(self) -> None: ...
 
+    def hold(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
     def broken(self, error: Exception) -> None:
         self.error = error
 
@@ -239,7 +244,7 @@ class OverlapTests(SynchronousTestCase):
 
     def feed(self) -> tuple[TargetFeed, _Outlet]:
         outlet = _Outlet()
-        feed = TargetFeed("desired", self.store, b"/k/", cursor_key("default", "n1", "desired"), outlet)
+        feed = TargetFeed("desired", self.store, DESIRED, cursor_key("default", "n1", "desired"), outlet)
         feed.start()
         return feed, outlet
 
@@ -248,7 +253,7 @@ class OverlapTests(SynchronousTestCase):
         self.assertEqual(self.new[1].sent[-1], Ack("desired", b"2"))
         self.old[0].received(Changes("desired", (Change(b"a", b"old"),), b"", b"1"))
         self.assertIsInstance(self.old[1].error, Overtaken)
-        (kv,) = now(self.store.range(KeyRange.prefix(b"/k/"))).kvs
+        (kv,) = now(self.store.range(KeyRange.prefix(DESIRED))).kvs
         self.assertEqual((kv.value, kv.version), (b"new", 1))
 
     def test_nothingIsTakenBeforeTheAnswer(self) -> None:

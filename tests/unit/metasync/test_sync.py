@@ -6,11 +6,12 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from metasync.cursor import Cursor
+from metasync.interfaces import StoreUnavailable
 from metasync.keys import NodeKeys, cursor_key
 from metasync.memory import MemoryStore
 from metasync.model import KeyRange, Put
 from metasync.testing import Recorder
+from metasync.whole import WholeStore
 from tests.unit.metasync.pairs import FakeAddress, FakePeer, Pair, contents, delete, now, put
 from tests.unit.metasync.world import World
 
@@ -144,7 +145,7 @@ class SyncTests(SynchronousTestCase):
         self.reconnect()
         self.assertEqual(contents(self.edge, "desired/"), {"a": "1"})
 
-    # Differences that are more than one transaction of the target (the cloud's memory store takes 128 operations)
+    # Changes that are more than one transaction of the target (the cloud's memory store takes 128 operations)
 
     def changes_while_away(self) -> int:
         """Two hundred revisions of two keys each, and fifty deletions."""
@@ -157,14 +158,33 @@ class SyncTests(SynchronousTestCase):
             delete(self.edge, f"reported_old{i:02}")
         return put(self.edge, reported_last="1")
 
-    def at_the_cloud(self) -> Recorder:
+    def at_the_cloud(self, whole: bool = True) -> Recorder:
+        """As our own readers watch it, or as anybody sees it beneath."""
         recorder = Recorder()
-        self.cloud.watch(KeyRange.prefix(b"/kubebus/default/nodes/"), 0, recorder)
+        store = WholeStore(self.cloud) if whole else self.cloud
+        store.watch(KeyRange.prefix(b"/kubebus/default/nodes/n1/reported/"), 0, recorder)
         return recorder
 
-    def test_itIsCutBetweenRevisionsAndDeletionsComeLast(self) -> None:
+    def test_itIsAppliedAsOne(self) -> None:
         now(self.edge.compact(self.changes_while_away()))
         recorder = self.at_the_cloud()
+        self.reconnect()
+        self.assertSynced()
+        ((_, changes),) = recorder.changes
+        self.assertEqual(len(changes), 451)
+        self.assertEqual(self.status("reported")["state"], "live")
+        put(self.edge, reported_more="1")
+        self.pair.settle()
+        self.assertSynced()
+        self.assertEqual(self.cloud_leftovers(), [])
+
+    def cloud_leftovers(self) -> list[bytes]:
+        kvs = now(self.cloud.range(KeyRange.prefix(b"/kubebus/"), keys_only=True)).kvs
+        return [kv.key for kv in kvs if b"/applying/" in kv.key or b"/staged/" in kv.key]
+
+    def test_beneathItIsCutBetweenRevisionsAndDeletionsComeLast(self) -> None:
+        now(self.edge.compact(self.changes_while_away()))
+        recorder = self.at_the_cloud(whole=False)
         self.reconnect()
         self.assertSynced()
         self.assertGreater(len(recorder.changes), 3)
@@ -174,10 +194,6 @@ class SyncTests(SynchronousTestCase):
             self.assertEqual({n[1:] for n in names if n[:1] == b"a"}, {n[1:] for n in names if n[:1] == b"b"})
             kinds += [kind for kind, _, _ in changes]
         self.assertEqual(kinds, ["put"] * 401 + ["delete"] * 50)
-        self.assertEqual(self.status("reported")["state"], "live")
-        put(self.edge, reported_more="1")
-        self.pair.settle()
-        self.assertSynced()
 
     def test_itEndsWhereHistoryBeginsAgain(self) -> None:
         """What history still has comes as it was: the second write of a key does not swallow the first."""
@@ -191,30 +207,85 @@ class SyncTests(SynchronousTestCase):
         self.assertEqual(len(first), 60, "one transaction, up to the oldest revision that can be read")
         self.assertIn(b"x", {value for _, key, value in first if key.endswith(b"a000")})
 
-    def test_aBreakInTheMiddleIsMended(self) -> None:
-        now(self.edge.compact(self.changes_while_away()))
+    def test_aRevisionOfAnySizeArrivesWhole(self) -> None:
+        self.connect()
+        recorder = self.at_the_cloud()
+        self.edge.max_txn_ops = 1000
+        put(self.edge, reported_before="1")
+        put(self.edge, **{f"reported_{i}": "x" for i in range(500)})
+        put(self.edge, **{f"reported_{i}": "y" for i in range(300)}, reported_after="1")
+        self.pair.settle(2)
+        self.assertSynced()
+        self.assertEqual([len(changes) for _, changes in recorder.changes], [1, 500, 301])
+
+    def until_at_the_cloud(self, part: bytes) -> None:
+        """Until a key that has this in it is there."""
         self.pair.endpoint.away = False
-        cursor = KeyRange.single(cursor_key("default", "n1", "reported"))
+        recorder = Recorder()
+        self.cloud.watch(KeyRange.prefix(b"/kubebus/"), 0, recorder)
         for _ in range(2000):
             self.pair.clock.advance(0.05)
             self.pair.endpoint.pump()
-            if Cursor.parse(now(self.cloud.range(cursor)).kvs[0].value).partial:
-                break
-        else:
-            self.fail("it was never in the middle")
-        self.assertNotEqual(contents(self.cloud, "reported/"), contents(self.edge, "reported/"))
+            if any(part in key for _, changes in recorder.changes for _, key, _ in changes):
+                return
+        self.fail(f"nothing with {part!r} was ever there")
+
+    def test_aBreakInTheMiddleChangesNothing(self) -> None:
+        now(self.edge.compact(self.changes_while_away()))
+        before = contents(self.cloud, "reported/")
+        recorder = self.at_the_cloud()
+        self.until_at_the_cloud(b"/sync/staged/")
         self.disconnect()
+        self.assertEqual(contents(self.cloud, "reported/"), before)
         delete(self.edge, "reported_a000", "reported_b199")
         put(self.edge, reported_b000="new")
         self.reconnect()
         self.assertSynced()
+        self.assertEqual(self.cloud_leftovers(), [])
+        keys, states = {f"reported/{name}" for name in before}, []
+        for _, changes in recorder.changes:
+            for kind, key, _ in changes:
+                (keys.add if kind == "put" else keys.discard)(key.decode().partition("/n1/")[2])
+            states.append(len(keys))
+        self.assertIn(states, ([399], [401, 399]))
+
+    def test_aServerThatDiesWhileItAppliesIsFinishedByTheNext(self) -> None:
+        now(self.edge.compact(self.changes_while_away()))
+        recorder, view = self.at_the_cloud(), WholeStore(self.cloud)
+        txn, applied = self.cloud.txn, []
+
+        async def dying(compares: Any, success: Any, failure: Any = ()) -> Any:
+            if any(isinstance(op, Put) and b"/applying/" in op.key for op in success):
+                applied.append(1)
+            if len(applied) > 2:
+                raise StoreUnavailable("dead")
+            return await txn(compares, success, failure)
+
+        self.patch(self.cloud, "txn", dying)
+        self.pair.endpoint.away = False
+        self.pair.settle(3)
+        self.assertNotEqual(contents(self.cloud, "reported/"), contents(self.edge, "reported/"))
+        keys = KeyRange.prefix(b"/kubebus/default/nodes/n1/reported/")
+        self.assertEqual(len(now(view.range(keys)).kvs), 50, "as it was before")
+        self.assertEqual(recorder.changes, [])
+        self.patch(self.cloud, "txn", txn)
+        self.pair.serve(self.cloud)
+        self.assertSynced()
+        self.pair.settle(1)
+        self.assertEqual([len(changes) for _, changes in recorder.changes], [451])
+        self.pair.settle(61)
+        self.assertEqual(len(recorder.changes), 1)
+        self.assertEqual(self.cloud_leftovers(), [])
+        self.flushLoggedErrors()
 
     def test_aNewTargetGetsEverythingInSteps(self) -> None:
         for i in range(200):
             put(self.edge, **{f"reported_a{i:03}": "x", f"reported_b{i:03}": "x"})
+        recorder = self.at_the_cloud()
         self.connect()
         self.pair.settle(5)
         self.assertSynced()
+        self.assertEqual([len(changes) for _, changes in recorder.changes], [400])
 
     def test_aNewEdgeStoreGetsEverything(self) -> None:
         put(self.cloud, **{f"desired_{i}": "x" for i in range(100)})
@@ -252,19 +323,19 @@ class SyncTests(SynchronousTestCase):
         self.assertSynced()
         self.assertEqual({len(batch.events) for batch in recorder.batches}, {30, 10})
 
-    def test_aRevisionThatDoesNotFitHoldsUpItsFeedOnly(self) -> None:
-        self.pair.edge.max_txn_ops = 8
+    def test_aKeyThatDoesNotFitHoldsUpItsFeedOnly(self) -> None:
+        self.pair.edge.max_request_bytes = 10_000
         self.connect()
         put(self.cloud, desired_a="1")
-        put(self.cloud, **{f"desired_{i}": "x" for i in range(10)})
+        put(self.cloud, desired_large="x" * 10_000, desired_small="1")
         put(self.cloud, desired_b="1")
         put(self.edge, reported_x="1")
         self.pair.settle()
         self.assertEqual(contents(self.edge, "desired/"), {"a": "1"})
         self.assertEqual(contents(self.cloud, "reported/"), {"x": "1"})
         self.assertEqual(self.status("desired")["state"], "held")
-        self.assertIn("--max-txn-ops", self.status("desired")["error"])
-        self.pair.edge.max_txn_ops = 128
+        self.assertIn("--max-request-bytes", self.status("desired")["error"])
+        self.pair.edge.max_request_bytes = 1_000_000
         self.pair.settle(600)
         self.assertSynced()
         self.flushLoggedErrors()
