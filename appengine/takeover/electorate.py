@@ -1,0 +1,197 @@
+"""Whose votes count, while rosters change. Sans-IO.
+
+A majority of one roster and a majority of another need not have a node in common. So nobody passes from one roster to
+another at once: each node goes by a list of rosters, and a lease needs a majority of *each*.
+
+* A node adds a new roster to its list at once, keeps it on disk, and then votes for nobody whose list lacks it.
+* The oldest is dropped when a majority of its members have told that they go by all that come after it, and one lease
+  later: no lease that reckoned without those can be had, and those that were are over. Others drop what one has.
+* A node without a list (new, or its disk is) does not vote. It takes the list of any node that has one. Only if every
+  member of the roster has told that it has none, at this very roster, is that roster the first.
+
+Removing a node from a site is the operator's word that it is off: one lease later it is missed in no majority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
+
+from twisted.logger import Logger
+
+from appengine.takeover.messages import Config, Standing
+
+MAX_CONFIGS: Final = 8
+"""More there are only if a site has changed that often while its nodes did not meet. Such a node does not vote."""
+
+
+class Electorate:
+    """By whose votes one node goes.
+
+    :param saved: the list that was kept; ``None`` if there is none.
+    :param save: keeps a list; may raise ``OSError``: the node is no voter until that works again.
+    :param hold: seconds after which all votes of now are over, by any clock.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        name: str,
+        saved: Standing | None,
+        save: Callable[[Standing], None],
+        hold: float,
+    ) -> None:
+        self.name = name
+        self._save, self._hold = save, hold
+        self._configs: tuple[Config, ...] = () if saved is None else saved.configs
+        self._roster: Config | None = None
+        self._narrow_at = 0.0
+        self._told: dict[str, Standing] = {}
+        self._moved_since: float | None = None
+        self._unsaved = False
+
+    # -- What is known
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Of the newest roster; none if this node is not among them."""
+        return () if self._roster is None or self.name not in self._roster.members else self._roster.members
+
+    @property
+    def established(self) -> bool:
+        """Whether this node votes, and may ask."""
+        return bool(self._configs) and bool(self.members) and not self._unsaved and self._reckons_with_all()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing need be told for its own sake."""
+        return self.established and len(self.standing().configs) == 1
+
+    def standing(self) -> Standing:
+        self._extend()
+        if self.established:
+            return Standing(True, self._configs)
+        # Who has a list must not be taken for one who never had any.
+        return Standing(False, () if self._roster is None or self._configs else (self._roster,))
+
+    def missing(self) -> tuple[str, ...]:
+        """Who must still be heard of before this node may vote."""
+        if self._configs or self._roster is None:
+            return ()
+        return tuple(name for name in self.members if name != self.name and not self._is_new(name, self._roster))
+
+    def is_quorum(self, names: Collection[str], now: float) -> bool:
+        """Whether these are a majority of each roster that counts."""
+        self._extend()
+        return self.established and all(self._majority(config, names, now) for config in self._configs)
+
+    def accepts(self, standing: Standing) -> bool:
+        """Whether this node may vote for one of that standing: it must have reckoned with all that we do."""
+        self._extend()
+        theirs = {config.members for config in standing.configs}
+        return self.established and standing.established and all(c.members in theirs for c in self._configs)
+
+    # -- What happens
+
+    def roster(self, revision: int, members: Collection[str], now: float) -> None:
+        """The roster that holds now."""
+        config = Config(revision, tuple(sorted(members)))
+        before, self._roster = self._roster, config
+        if before is None or set(before.members) - set(members):
+            self._narrow_at = now + self._hold
+        self._told = {name: told for name, told in self._told.items() if name in config.members}
+        self._moved_since = None
+
+    def heard(self, peer: str, standing: Standing, now: float) -> None:
+        """What another member goes by."""
+        if peer not in self.members or peer == self.name:
+            return
+        if standing.established and not self._merge(standing.configs):
+            return
+        self._told[peer] = standing
+        self.tick(now)
+
+    def tick(self, now: float) -> None:
+        """See whether there is a first roster, or an oldest one to drop."""
+        if not self._configs and self._roster is not None and self.members and not self.missing():
+            self._take((self._roster,))
+        self._extend()
+        if self._unsaved:
+            self._keep()
+        if len(self._configs) < 2 or not self._is_left(now):
+            self._moved_since = None
+        elif self._moved_since is None:
+            self._moved_since = now
+        elif now - self._moved_since >= self._hold:
+            self._moved_since = None
+            self._take(self._configs[1:])
+
+    # -- Within
+
+    def _is_new(self, name: str, roster: Config) -> bool:
+        told = self._told.get(name)
+        if told is None or told.established:
+            return False
+        return len(told.configs) == 1 and told.configs[0].members == roster.members
+
+    def _majority(self, config: Config, names: Collection[str], now: float) -> bool:
+        voters = set(config.members)
+        if now >= self._narrow_at and self._roster is not None:
+            voters &= set(self._roster.members)
+        return not voters or 2 * len(voters.intersection(names)) > len(voters)
+
+    def _is_left(self, now: float) -> bool:
+        """Whether a majority of the oldest roster goes by all the others."""
+        rest = {config.members for config in self._configs[1:]}
+        moved = [self.name]
+        for name, told in self._told.items():
+            if told.established and rest <= {config.members for config in told.configs}:
+                moved.append(name)
+        return self.established and self._majority(self._configs[0], moved, now)
+
+    def _reckons_with_all(self) -> bool:
+        roster = self._roster
+        return roster is not None and any(config.members == roster.members for config in self._configs)
+
+    def _extend(self) -> None:
+        roster = self._roster
+        if roster is None or not self.members or not 0 < len(self._configs) < MAX_CONFIGS:
+            return
+        if not self._reckons_with_all():
+            self._take(_in_order((*self._configs, roster)))
+
+    def _merge(self, theirs: Sequence[Config]) -> bool:
+        """Reckon with all that another does, and no more with what that has dropped; whether that can be done."""
+        if not theirs:
+            return False
+        floor = max(configs[0].revision for configs in (self._configs, theirs) if configs)
+        merged = _in_order(config for config in (*self._configs, *theirs) if config.revision >= floor)
+        if len(merged) > MAX_CONFIGS:
+            return False
+        if merged != self._configs:
+            self._moved_since = None
+            self._take(merged)
+        return True
+
+    def _take(self, configs: tuple[Config, ...]) -> None:
+        self._configs = configs
+        self._keep()
+
+    def _keep(self) -> None:
+        try:
+            self._save(Standing(True, self._configs))
+        except OSError as error:
+            if not self._unsaved:
+                self.log.error("This node does not vote: who belongs to its site cannot be kept: {why}", why=str(error))
+            self._unsaved = True
+        else:
+            self._unsaved = False
+
+
+def _in_order(configs: Iterable[Config]) -> tuple[Config, ...]:
+    """By revision; of those with the same members the first."""
+    found: dict[tuple[str, ...], Config] = {}
+    for config in sorted(configs, key=lambda config: config.revision):
+        found.setdefault(config.members, config)
+    return tuple(found.values())
