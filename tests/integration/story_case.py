@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from twisted.trial import unittest
 
@@ -14,7 +14,7 @@ from tests.lab.world import SharedWorld
 class StoryCase(SharedWorld, unittest.SynchronousTestCase):
     """Its tests are given by :func:`add_steps`; ``build_world`` makes the telling."""
 
-    telling: ClassVar[TellingIn]  # type: ignore[type-arg]
+    telling: ClassVar[TellingIn[Any, Any]]
 
 
 class _Test(Protocol):
