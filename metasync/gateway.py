@@ -137,7 +137,7 @@ class _Gateway(Resource):
     def _translator(self, request: Request, scope: str) -> Translator:
         token = request.getHeader("authorization")
         if token is None and self._trusted:
-            return Translator(self._data + f"{scope}/".encode())
+            return Translator(self._data + f"{scope}/".encode(), reserved=True)
         namespace = self._tokens.namespace_of((token or "").removeprefix("Bearer ").strip())
         if namespace is None:
             raise Refused("etcdserver: invalid auth token")

@@ -136,12 +136,20 @@ class Reading:
         return self.order == "DESCEND" or (self.order != "NONE" and self.target != "KEY") or self.target != "KEY"
 
 
+RESERVED = b"kubebus.io/"
+"""Below this, in any scope, only the system writes: ``metasync.keys``, ``SiteKeys.takeover``."""
+
+
 class Translator:
     """Between a caller, whose keys stand below ``prefix``, and the store."""
 
-    def __init__(self, prefix: bytes, mask: int = 0) -> None:
-        """:param mask: the caller's own, so that nobody can name, or guess, another's leases."""
+    def __init__(self, prefix: bytes, mask: int = 0, *, reserved: bool = False) -> None:
+        """
+        :param mask: the caller's own, so that nobody can name, or guess, another's leases.
+        :param reserved: whether the prefix is a whole scope, of which :data:`RESERVED` is not the caller's to write.
+        """
         self._prefix = prefix
+        self._reserved = KeyRange.prefix(prefix + RESERVED) if reserved else None
         self._mask = mask
         self._all = KeyRange.prefix(prefix)
 
@@ -175,10 +183,22 @@ class Translator:
         keys = self.keys(fields)
         if keys.end is not None:
             raise InvalidRequest("a put has no range_end")
+        self._check_free(keys)
         return Put(keys.start, fields.data("value"), self.lease(fields.number("lease")))
 
     def delete(self, fields: Fields) -> Delete:
-        return Delete(self.keys(fields))
+        keys = self.keys(fields)
+        self._check_free(keys)
+        return Delete(keys)
+
+    def _check_free(self, keys: KeyRange) -> None:
+        """Applications do not write what the nodes tell each other."""
+        reserved = self._reserved
+        if reserved is None or reserved.end is None:
+            return
+        end = keys.start + b"\0" if keys.end is None else keys.end
+        if keys.start < reserved.end and reserved.start < end:
+            raise InvalidRequest(f"keys below {RESERVED.decode()} are the system's own, and only to be read")
 
     def compare(self, fields: Fields) -> Compare:
         target, name = _TARGETS[fields.choice("target", list(_TARGETS))]

@@ -169,6 +169,23 @@ class GatewayTests(SynchronousTestCase):
         response = self.successResultOf(self.client.post("http://node/v3/kv/range", data=body))
         self.assertEqual(json.loads(self.successResultOf(self.client.content(response)))["count"], "1")
 
+    def test_whatTheNodesTellEachOtherIsOnlyRead(self) -> None:
+        self.client = self.serve(trusted=True)
+        key, put = b64("kubebus.io/takeovers/uid"), Put(DATA + b"all/kubebus.io/takeovers/uid", b"x")
+        now(self.store.txn((), [put]))
+        for path, body, code in [
+            ("kv/range", {"key": key}, 200),
+            ("kv/put", {"key": key, "value": b64("y")}, 400),
+            ("kv/deleterange", {"key": key}, 400),
+            ("kv/deleterange", {"key": b64("a"), "range_end": b64("z")}, 400),
+            ("kv/txn", {"success": [{"request_put": {"key": key}}]}, 400),
+            ("kv/deleterange", {"key": b64("a"), "range_end": b64("k")}, 200),
+            ("kv/put", {"key": b64("kubebus.ionized"), "value": b64("y")}, 200),
+        ]:
+            response = self.successResultOf(self.client.post(f"http://node/v3/{path}", data=json.dumps(body).encode()))
+            self.assertEqual(response.code, code, (path, body))
+        self.assertEqual(now(self.store.range(KeyRange.single(put.key))).kvs[0].value, b"x")
+
     def test_mistakes(self) -> None:
         for path, body, code in [
             ("/v3/kv/range", {}, 400),
