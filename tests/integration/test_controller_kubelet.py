@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import struct
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +31,8 @@ from edgectl.kubelet_service import KubeletService
 from edgectl.kubelet_tls import KubeletCredentials, load_or_create_credentials
 from edgectl.kubernetes import KubernetesClient
 from edgectl.nodes import NodeOptions
+from metasync.keys import NodeKeys
+from metasync.model import Put
 from tests.integration.controller_case import RealKubernetesCase, pod, reactor, until
 from tests.lab.kubernetes import KubeApiServer
 from tests.lab.namespace import Namespace
@@ -134,7 +138,7 @@ class KubeletTests(RealKubernetesCase):
         self.address = ip_address(f"127.{80 + number % 100}.{number >> 8 & 0xFF}.{number & 0xFF or 1}")
         self.node = StandInFactory()
 
-    async def serve(self) -> None:
+    async def serve(self, annotations: dict[str, str] | None = None, site: str | None = None) -> None:
         stand_in = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(self.node)
         self.addCleanup(stand_in.stopListening)
         self.directory.endpoints[self.name, SERVICE] = TCP4ClientEndpoint(reactor, "127.0.0.1", stand_in.getHost().port)
@@ -146,13 +150,17 @@ class KubeletTests(RealKubernetesCase):
             self.directory,
             ReviewedAccess(client, reactor.seconds),
             self.credentials,
+            pods=client,
         )
         self.service.startService()
         self.addCleanup(self.service.stopService)
         self.start(ControllerOptions(nodes=NodeOptions(kubelet_port=KUBELET_PORT)))
         subnet = ip_network("10.192.1.0/24")
-        await self.enrol(EdgeNode(self.name, (self.address,), (subnet,), True, reactor.seconds()))
-        await self.apply(pod(self.name, self.name))
+        self.mine = EdgeNode(self.name, (self.address,), (subnet,), True, reactor.seconds(), site=site)
+        await self.enrol(self.mine)
+        item = pod(self.name, self.name)
+        item["metadata"]["annotations"] = annotations or {}
+        await self.apply(item)
         await self.kubectl("wait", "--for=condition=Ready", f"pod/{self.name}", "--timeout=20s")
 
     async def test_logs(self) -> None:
@@ -181,6 +189,22 @@ class KubeletTests(RealKubernetesCase):
         done = await deferToThread(run, "exec", "-i", self.name, "--", "anything", input="shout")
         self.assertEqual("SHOUT", done.stdout)
         await until(lambda: not self.node.connections and not self.service.connections)
+
+    async def test_logs_and_exec_of_a_pod_that_is_taken_over(self) -> None:
+        taker = f"{self.name}-2"
+        await self.serve({"kubebus.io/takeover": "site"}, site="plant")
+        self.directory.endpoints[taker, SERVICE] = self.directory.endpoints.pop((self.name, SERVICE))
+        subnet = ip_network("10.192.2.0/24")
+        self.directory.set(EdgeNode(taker, (ip_address("10.250.0.9"),), (subnet,), True, 0.0, site="plant"))
+        self.directory.set(replace(self.mine, connected=False))
+        uid = (await self.get("pod", self.name))["metadata"]["uid"]
+        report = {"status": {"phase": "Running"}, "takenOver": {"uid": uid, "node": self.name}}
+        key = NodeKeys("default", taker).reported_pod("default", self.name, "copy")
+        await self.store.txn([], [Put(key, json.dumps(report).encode())])
+        await until(lambda: self.controller.idle)
+        self.assertEqual("first line\n", await self.kubectl("logs", self.name))
+        done = await deferToThread(self.server.kubectl.run, "exec", "-i", self.name, "--", "anything", input="shout")
+        self.assertEqual("SHOUT", done.stdout)
 
     async def test_a_node_that_is_away_is_said_so(self) -> None:
         await self.serve()

@@ -1,0 +1,14 @@
+"""A pod that a node of the same site takes over, as a real kube-apiserver and the embedded control plane show it."""
+
+from __future__ import annotations
+
+from tests.integration import controller_takeover_case
+from tests.integration.controller_case import EmbeddedCase, RealKubernetesCase
+
+
+class RealTests(RealKubernetesCase, controller_takeover_case.TakeoverStory):
+    """Towards a real kube-apiserver."""
+
+
+class EmbeddedTests(EmbeddedCase, controller_takeover_case.TakeoverStory):
+    """Towards the embedded control plane."""
