@@ -78,6 +78,27 @@ class PodContract(ContractCase):
         self.assertEqual((answer.code, answer["status"]), (201, "Success"))
         self.assertEqual(self.get("pods", "p")["metadata"]["deletionGracePeriodSeconds"], 3)
 
+    def budget(self, **spec: Any) -> Answer:
+        body = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"}, "spec": spec}
+        path = f"/apis/policy/v1/namespaces/{self.namespace}/poddisruptionbudgets"
+        answer: Answer = self.client.request("POST", path, body)
+        return answer
+
+    @needs(1, 21)
+    def test_a_disruption_budget_with_two_bounds_is_invalid(self) -> None:
+        self.refused(self.budget(minAvailable=1, maxUnavailable=1), 422, "Invalid")
+        self.refused(self.budget(minAvailable="many"), 422, "Invalid")
+
+    @needs(1, 21)
+    def test_an_eviction_that_its_budget_does_not_allow_must_wait(self) -> None:
+        made = self.made("pods", pod("p", nodeName="node-1"))
+        del made["metadata"]["resourceVersion"]
+        self.update("pods", {**made, "status": {"phase": "Running"}}, "status")
+        self.assertEqual(201, self.budget(minAvailable=1, selector={}).code)
+        answer = self.evict("p")
+        self.refused(answer, 429, "TooManyRequests")
+        self.assertEqual("DisruptionBudget", answer["details"]["causes"][0]["reason"])
+
     def test_a_bound_pod_is_deleted_gracefully(self) -> None:
         self.made("pods", pod("p", nodeName="node-1", terminationGracePeriodSeconds=7))
         answer = self.delete("pods", "p")

@@ -194,6 +194,16 @@ DAEMON_SET = Resource(
     has_status=True,
     has_generation=True,
 )
+DISRUPTION_BUDGET = Resource(
+    "policy",
+    "v1",
+    "PodDisruptionBudget",
+    "poddisruptionbudgets",
+    short_names=("pdb",),
+    subresources=(_status("PodDisruptionBudget"),),
+    has_status=True,
+    has_generation=True,
+)
 
 
 def _review(group: str, kind: str) -> Resource:
@@ -230,6 +240,7 @@ RESOURCES = (
     REPLICA_SET,
     LEASE,
     ENDPOINT_SLICE,
+    DISRUPTION_BUDGET,
 )
 
 _SERVED = (*RESOURCES, *REVIEWS, *METRICS)

@@ -9,6 +9,7 @@ from edgectl.apiserver.schema_apps import APPS
 from edgectl.apiserver.schema_core import CORE
 from edgectl.apiserver.schema_meta import META
 from edgectl.apiserver.schema_pod import POD
+from edgectl.apiserver.schema_policy import POLICY
 
 TOP_LEVEL = frozenset(
     {
@@ -22,6 +23,7 @@ TOP_LEVEL = frozenset(
         "Namespace",
         "Node",
         "Pod",
+        "PodDisruptionBudget",
         "ReplicaSet",
         "Scale",
         "Secret",
@@ -45,5 +47,5 @@ def _with_type_meta(type_: Type) -> Type:
 
 @cache
 def schema() -> Schema:
-    parsed = parse(META, CORE, POD, APPS)
+    parsed = parse(META, CORE, POD, APPS, POLICY)
     return Schema({one.name: _with_type_meta(one) if one.name in TOP_LEVEL else one for one in parsed})

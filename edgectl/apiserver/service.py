@@ -40,6 +40,7 @@ from edgectl.workloads.collector import Collector
 from edgectl.workloads.controller import Controller
 from edgectl.workloads.daemonsets import DaemonSetController
 from edgectl.workloads.deployments import DeploymentController
+from edgectl.workloads.disruption import DisruptionController
 from edgectl.workloads.endpoints import EndpointsController
 from edgectl.workloads.housekeeping import EventCollector, PodCollector
 from edgectl.workloads.namespaces import NamespaceController
@@ -163,6 +164,7 @@ class EmbeddedControlPlane(Service):
             Collector,
             DaemonSetController,
             DeploymentController,
+            DisruptionController,
             EndpointsController,
             EventCollector,
             EvictionController,

@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from edgectl.apiserver.disruption import budget_causes
 from edgectl.apiserver.errors import Cause, denied, required, wrong
 from edgectl.apiserver.meta import label_causes
 from edgectl.apiserver.resources import (
     CONFIGMAP,
     DAEMON_SET,
     DEPLOYMENT,
+    DISRUPTION_BUDGET,
     NAMESPACE,
     POD,
     REPLICA_SET,
@@ -187,6 +189,17 @@ class WorkloadStrategy(Strategy):
         return []
 
 
+class DisruptionBudgetStrategy(Strategy):
+    def default(self, obj: Obj, *, created: bool) -> None:
+        obj.setdefault("spec", {})
+        if created:
+            # Nothing may be evicted before it has been worked out.
+            obj["status"] = {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}
+
+    def causes(self, obj: Obj) -> list[Cause]:
+        return budget_causes(obj)
+
+
 def _deployment(spec: Obj) -> None:
     spec.setdefault("replicas", 1)
     spec.setdefault("revisionHistoryLimit", 10)
@@ -222,6 +235,7 @@ _STRATEGIES: dict[str, Strategy] = {
     DEPLOYMENT.kind: WorkloadStrategy(_deployment),
     REPLICA_SET.kind: WorkloadStrategy(_replica_set),
     DAEMON_SET.kind: WorkloadStrategy(_daemon_set),
+    DISRUPTION_BUDGET.kind: DisruptionBudgetStrategy(),
 }
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from edgectl.apiserver import errors
+from edgectl.apiserver.disruption import budget_of, spent
 from edgectl.apiserver.meta import timestamp
-from edgectl.apiserver.options import DeleteOptions, WriteOptions
-from edgectl.apiserver.resources import POD
+from edgectl.apiserver.options import DeleteOptions, ListOptions, WriteOptions
+from edgectl.apiserver.resources import DISRUPTION_BUDGET, POD
 from edgectl.apiserver.routes import delete_options
 from edgectl.apiserver.tables import format_selector
 from edgectl.apiserver.verbs import Api
@@ -35,9 +36,9 @@ _EVICTIONS = ("policy/v1", "policy/v1beta1")
 
 
 async def evict(api: Api, namespace: str, name: str, data: Any, options: WriteOptions) -> Obj:
-    """Delete a pod as a ``policy Eviction`` asks. There are no disruption budgets, so none is in the way.
+    """Delete a pod as a ``policy Eviction`` asks, if its disruption budget allows it now.
 
-    :raises ApiError: (400) if it is no eviction of this pod.
+    :raises ApiError: (400) if it is no eviction of this pod; (429) if it must wait.
     """
     data = data if isinstance(data, dict) else {}
     if data.get("kind") != "Eviction" or data.get("apiVersion") not in _EVICTIONS:
@@ -45,8 +46,23 @@ async def evict(api: Api, namespace: str, name: str, data: Any, options: WriteOp
     if (data.get("metadata") or {}).get("name", name) != name:
         raise errors.bad_request("name in URL does not match name in Eviction object")
     asked: DeleteOptions = delete_options({"dryRun": "All"} if options.dry_run else {}, data.get("deleteOptions"))
+    await _spend(api, namespace, name, dry_run=options.dry_run)
     await api.delete(POD, namespace, name, asked)
     return dict(_SUCCESS)
+
+
+async def _spend(api: Api, namespace: str, name: str, *, dry_run: bool) -> None:
+    """Take the eviction off the pod's disruption budget before the pod is deleted: two at once cannot both have it."""
+    pod = await api.get(POD, namespace, name)
+    budgets = await api.list(DISRUPTION_BUDGET, namespace, ListOptions())
+    budget = budget_of(budgets.items, pod)
+    if budget is None:
+        return
+
+    def edit(budget: Obj) -> Obj:
+        return spent(budget, pod, api.seconds()) or budget
+
+    await api.rewrite(DISRUPTION_BUDGET, namespace, budget["metadata"]["name"], edit, dry_run=dry_run)
 
 
 def assigned(pod: Obj, node: str, now: float, uid: str | None = None) -> Obj:

@@ -252,6 +252,12 @@ def _daemon_set(obj: Obj, now: float) -> list[Cell]:
     return [_name(obj), *counts, selector, _age(obj, now), *_containers(obj)]
 
 
+def _disruption_budget(obj: Obj, now: float) -> list[Cell]:
+    spec, status = obj.get("spec", {}), obj.get("status", {})
+    bounds = [str(spec.get(key, "N/A")) for key in ("minAvailable", "maxUnavailable")]
+    return [_name(obj), *bounds, status.get("disruptionsAllowed", 0), _age(obj, now)]
+
+
 def _plain(obj: Obj, now: float) -> list[Cell]:
     return [_name(obj), _age(obj, now)]
 
@@ -281,6 +287,9 @@ _PRINTERS: dict[str, Printer] = {
     "ReplicaSet": Printer(_columns("Name|Desired|Current|Ready|Age", _WORKLOAD), _replica_set),
     "DaemonSet": Printer(
         _columns("Name|Desired|Current|Ready|Up-to-date|Available|Node Selector|Age", _WORKLOAD), _daemon_set
+    ),
+    "PodDisruptionBudget": Printer(
+        _columns("Name|Min Available|Max Unavailable|Allowed Disruptions|Age"), _disruption_budget
     ),
 }
 _DEFAULT = Printer(_columns("Name|Age"), _plain)

@@ -255,13 +255,37 @@ class WholeStory(Story):
             "drain", "edge-a", "--pod-selector=app=web", "--grace-period=0", "--force", "--timeout=10s"
         )
         self.assertRegex(drained, "node/edge-a (drained|evicted|deleted)")
-        # An old kubectl asks for the group "policy" first, and deletes where there is none.
-        self.assertRegex(drained, "pod/web.* (evicted|deleted)" if self.program != "kubectl" else "pod/web.* evicted")
+        self.assertRegex(drained, r"pod/web\S* evicted")
         wait_until(
             lambda: self.in_namespace("get", "pods", "-o", f"jsonpath={placed}") == "edge-b edge-b",
             10,
             "both on edge-b",
         )
+
+    def test_drain_waits_for_a_disruption_budget(self) -> None:
+        self.kubectl("cordon", "edge-b")
+        self.addCleanup(self.kubectl, "uncordon", "edge-b")
+        self.addCleanup(self.kubectl, "uncordon", "edge-a")
+        self.deployed(2)
+        wait_until(lambda: self.in_namespace("get", "pods", "-o", "wide").count("edge-a") == 2, 10, "both on edge-a")
+        for found in json.loads(self.in_namespace("get", "pods", "-o", "json"))["items"]:
+            found["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{found['metadata']['name']}/status"
+            self.client.request("PUT", path, found)
+        spec = {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}
+        budget = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"}, "spec": spec}
+        self.applied(budget)
+        wait_until(lambda: self.row("pdb", "web")[:4] == ["web", "2", "N/A", "0"], 10, "the budget to be worked out")
+        self.kubectl("uncordon", "edge-b")
+        drain = ("drain", "edge-a", "--pod-selector=app=web", "--grace-period=0", "--force", "--timeout=6s")
+        refused = self.kubectl.run(*drain, check=False)
+        self.assertNotEqual(0, refused.returncode)
+        self.assertIn("Cannot evict pod as it would violate the pod's disruption budget", refused.stderr)
+        self.assertEqual(2, self.in_namespace("get", "pods", "-o", "wide").count("edge-a"))
+        self.applied({**budget, "spec": {**spec, "minAvailable": 0}})
+        wait_until(lambda: self.row("pdb", "web")[3] == "2", 10, "the budget to allow both")
+        self.assertRegex(self.kubectl(*drain), r"pod/web\S* evicted")
+        wait_until(lambda: self.in_namespace("get", "pods", "-o", "wide").count("edge-b") == 2, 10, "both on edge-b")
 
     def test_a_pod_has_its_accounts_token_unless_somebody_says_no(self) -> None:
         self.in_namespace("create", "serviceaccount", "robot")
