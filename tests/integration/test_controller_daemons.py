@@ -27,7 +27,7 @@ CALL_API = """
 import http.client, json, socket, ssl, sys
 mounted = json.load(sys.stdin)
 context = ssl.create_default_context(cadata=mounted["ca.crt"])
-plain = socket.create_connection(("10.96.0.1", 443), 10)
+plain = socket.create_connection((mounted["host"], mounted["port"]), 10)
 connection = http.client.HTTPSConnection("kubernetes.default.svc")
 connection.sock = context.wrap_socket(plain, server_hostname="kubernetes.default.svc")
 review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
@@ -112,6 +112,9 @@ class DaemonsTests(DaemonsCase):
         world.wait_running("caller")
         mounted = {name: edge.execute("caller", "cat", f"{MOUNT}/{name}") for name in ("token", "ca.crt", "namespace")}
         self.assertEqual("default", mounted["namespace"])
+        given = dict(line.partition("=")[::2] for line in edge.execute("caller", "env").splitlines())
+        mounted |= {"host": given["KUBERNETES_SERVICE_HOST"], "port": given["KUBERNETES_SERVICE_PORT"]}
+        self.assertEqual(("10.96.0.1", "443"), (mounted["host"], mounted["port"]))
         (container,) = edge.containers("caller")
         with closing(edge.engine.client()) as client:
             pid = client.api.inspect_container(container.id)["State"]["Pid"]
@@ -119,6 +122,25 @@ class DaemonsTests(DaemonsCase):
         # Its node is told of the Service at about the same time.
         tried = partial(checked, command, input=json.dumps(mounted), check=False, timeout=15)
         wait_until(lambda: "system:serviceaccount:default:default" in tried().stdout, 30, "the API to know the pod")
+
+    def test_a_pod_finds_the_api_by_name(self) -> None:
+        """With and without namespace, as libraries and as ``nslookup`` look; soon, though no site's server answers."""
+        world, edge = self.world, self.world.edges[1]
+        world.kubectl.apply(pod("asker", edge.name))
+        world.wait_running("asker")
+        script = "begun=$(date +%s); {}; echo took $(($(date +%s) - begun))"
+        for rest in ("", ".default", ".default.svc", ".default.svc.cluster.local"):
+            told = edge.execute("asker", "sh", "-c", script.format(f"ping -c 1 -W 1 kubernetes{rest} 2>&1"))
+            self.assertIn("(10.96.0.1)", told)
+            self.assertRegex(told, "took [01]$")
+        told = edge.execute("asker", "sh", "-c", script.format("nslookup kubernetes.default.svc.cluster.local 2>&1"))
+        self.assertIn("10.96.0.1", told)
+        self.assertRegex(told, "took [01]$")
+        told = edge.execute("asker", "sh", "-c", script.format("nslookup nothing.default.svc.cluster.local 2>&1"))
+        self.assertRegex(told, "(?s)NXDOMAIN.*took [01]$")
+        # busybox's nslookup takes a name with a dot for whole: it asks the site's servers, and there are none.
+        told = edge.execute("asker", "sh", "-c", script.format("nslookup kubernetes.default 2>&1"))
+        self.assertRegex(told, "(?s)SERVFAIL.*took [0-6]$")
 
     def test_create_update_delete_while_the_node_is_away(self) -> None:
         world, edge = self.world, self.world.edges[0]
