@@ -14,7 +14,7 @@ from edgectl.interfaces import EdgeNode
 from edgectl.mirror import Mirror, PodKey
 from edgectl.translate import TERMINAL, strip_pod
 from edgectl.watch import Object
-from metasync.keys import TAKEN_OVER_AS, TAKEN_OVER_BY, TAKEOVER, TAKEOVER_SITE
+from metasync.keys import TAKEN_OVER_AS, TAKEN_OVER_BY, TAKEOVER, TAKEOVER_SITE, WAITING_FOR_SITE
 
 NOT_POSSIBLE = "TakeoverNotPossible"
 TAKEN_OVER, GIVEN_BACK = "TakenOver", "GivenBack"
@@ -226,8 +226,20 @@ def unready(status: Mapping[str, Any]) -> Object:
 
 
 def _runs(report: Mapping[str, Any]) -> bool:
+    """Whether the owner has the pod to run, by its own word: then it has the lease."""
     status = report.get("status")
-    return isinstance(status, Mapping) and status.get("phase") == "Running" and report.get("gone") is not True
+    if not isinstance(status, Mapping) or status.get("phase") != "Running" or report.get("gone") is True:
+        return False
+    containers = status.get("containerStatuses")
+    return not any(map(_is_held, containers if isinstance(containers, list) else ()))
+
+
+def _is_held(container: Any) -> bool:
+    """A node that has lost the lease still calls a pod Running whose containers ran before."""
+    try:
+        return bool(container["state"]["waiting"]["reason"] == WAITING_FOR_SITE)
+    except (KeyError, TypeError):
+        return False
 
 
 def _annotations(pod: Mapping[str, Any]) -> Mapping[str, Any]:

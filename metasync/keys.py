@@ -47,6 +47,9 @@ TAKEN_OVER_BY = "kubebus.io/taken-over-by"
 TAKEN_OVER_AS = "kubebus.io/taken-over-as"
 """Annotations of the original in Kubernetes, while it is taken over: the node that runs it, and the copy's UID."""
 
+WAITING_FOR_SITE = "WaitingForSite"
+"""In a PodReport, why the containers of a pod wait that its node may not run now: another one may."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeKeys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from appengine.takeover.own import WAITING
 from edgectl.interfaces import EdgeNode
 from edgectl.takeover import SETTLE_SECONDS
 from edgectl.testing_control import fake_agent
@@ -330,6 +331,10 @@ class UpTests(TakeoverCase):
         self.come_back()
         self.assertEqual("edge2", self.by)
         self.report_pod("web", {"phase": "Pending"})
+        self.settle()
+        self.assertEqual("edge2", self.by)
+        held = {"name": "c", "ready": False, "state": {"waiting": {"reason": WAITING}}}
+        self.report_pod("web", {**running("10.192.1.9"), "containerStatuses": [held]})
         self.settle()
         self.assertEqual("edge2", self.by)
         self.report_pod("web", running("10.192.1.9"))
