@@ -15,10 +15,10 @@ from twisted.internet.interfaces import IProtocol, IPushProducer, IStreamClientE
 from twisted.internet.protocol import Factory
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from zope.interface import implementer
 
 from edgectl.apiserver import errors
+from edgectl.apiserver.channel import BoundedChannel
 from metasync.keys import TAKEN_OVER_BY
 
 Obj = dict[str, Any]
@@ -97,7 +97,7 @@ def request_head(method: str, path: str, node: str, headers: Sequence[tuple[byte
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-class ApiChannel(HTTPChannel):
+class ApiChannel(BoundedChannel):
     """An HTTP connection that can be handed to another protocol after a request."""
 
     _successor: IProtocol | None = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -297,7 +298,7 @@ def _dumps(obj: Obj) -> bytes:
 
 
 def _send(request: Request, obj: Obj, code: int) -> None:
-    request.setResponseCode(code)
+    request.setResponseCode(code, HTTPStatus(code).phrase.encode())
     _send_bytes(request, _dumps(obj) + b"\n", b"application/json")
 
 

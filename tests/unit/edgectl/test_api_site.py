@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from edgectl.apiserver import channel
 from edgectl.apiserver.identity import MASTERS, User
 from edgectl.apiserver.kubeconfig import write_kubeconfig
 from edgectl.apiserver.pki import ApiPki, issue, make_ca
@@ -90,6 +92,49 @@ class SiteTests(TestCase):
         for path in ("/version", "/api", "/openapi/v2", "/"):
             answer = await self.ask(nobody, "GET", path)
             self.assertEqual((answer.code, answer["kind"]), (401, "Status"), path)
+
+    def test_a_head_too_long_is_answered(self) -> Deferred[Any]:
+        return self.asked(self._long_heads())
+
+    async def _long_heads(self) -> None:
+        self.patch(channel, "LINGER", 0.5)
+        await self.started()
+        long = b"x" * 1_000_000
+        some = b"GET /readyz HTTP/1.1\r\nHost: a\r\n"
+        headers = b"".join(b"X-%d: %s\r\n" % (number, long[:1000]) for number in range(200))
+        for told, head in (
+            (b"414 Request-URI Too Long", b"GET /readyz?" + long + b" HTTP/1.1\r\n\r\n"),
+            (b"431 Request Header Fields Too Large", some + b"X: " + long[:200_000] + b"\r\n\r\n"),
+            (b"431 Request Header Fields Too Large", some + headers + b"\r\n"),
+            (b"200 OK", some + b"X: " + long[:60_000] + b"\r\nConnection: close\r\n\r\n"),
+        ):
+            answer = await deferToThread(self._raw, head)
+            self.assertEqual(answer.partition(b"\r\n")[0], b"HTTP/1.1 " + told)
+            if not told.startswith(b"200"):
+                self.assertEqual(json.loads(answer.partition(b"\r\n\r\n")[2])["kind"], "Status")
+
+    def _raw(self, sent: bytes) -> bytes:
+        """What comes back on a connection of its own until the server ends it, or has said enough."""
+        context = ssl.create_default_context(cadata=self.pki.ca.certificate.decode())
+        address, port = self.server.removeprefix("https://").split(":")
+        received = b""
+        plain = socket.create_connection((address, int(port)), 20)
+        with context.wrap_socket(plain, server_hostname=address) as connection:
+            connection.sendall(sent)
+            while data := connection.recv(65536):
+                received += data
+        return received
+
+    def test_the_words_of_a_status(self) -> Deferred[Any]:
+        return self.asked(self._words())
+
+    async def _words(self) -> None:
+        await self.started()
+        body = json.dumps({"metadata": {"name": "Not A Name"}}).encode()
+        lines = [f"POST {MAPS} HTTP/1.1", "Host: a", "Authorization: Bearer robot", "Content-Type: application/json"]
+        lines += [f"Content-Length: {len(body)}", "Connection: close"]
+        answer = await deferToThread(self._raw, "\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        self.assertTrue(answer.startswith(b"HTTP/1.1 422 Unprocessable Entity\r\n"), answer[:100])
 
     def test_nobody_acts_for_others(self) -> Deferred[Any]:
         return self.asked(self._impersonate())
