@@ -16,6 +16,7 @@ from kubebus.ca import Authority, certificate_pem, issue_node, key_pem, new_key
 from kubebus.credentials import Keyring
 from kubebus.identity import PeerIdentity, Role
 from kubebus.testing_net import udp_packet
+from metasync.keys import SiteKeys, registry_prefix, sites_prefix
 from tests.integration import site_intruder
 from tests.integration.test_identity_daemons import twistd
 from tests.lab.daemon import Daemon
@@ -252,8 +253,22 @@ class SiteTests(SharedWorld, SynchronousTestCase):
             pass
 
     def got(self, name: str, key: str) -> bytes | None:
-        found = AdminClient(str(self.folder / f"{name}.sock")).get(f"/v1/meta/keys?key={DATA}{key}")["kvs"]
-        return str(found[0]["value"]).encode() if found else None
+        found = self.keys(name, f"key={DATA}{key}")
+        return found[0][1].encode() if found else None
+
+    def keys(self, name: str, what: str) -> list[tuple[str, str]]:
+        found = AdminClient(str(self.folder / f"{name}.sock")).get(f"/v1/meta/keys?{what}")["kvs"]
+        return [(str(kv["key"]), str(kv["value"])) for kv in found]
+
+    def of_sites(self, name: str) -> dict[str, str]:
+        """What a node has of what is to be run at sites, by site."""
+        prefix = sites_prefix("default")
+        return {key.removeprefix(prefix).partition("/")[0]: value for key, value in self.keys(name, f"prefix={prefix}")}
+
+    def to_run(self, site: str, value: str) -> None:
+        key = SiteKeys("default", site).desired_object("pods", "default", "web").decode()
+        with AdminClient(str(self.folder / "router.sock")).open("PUT", f"/v1/meta/keys?key={key}", value.encode()):
+            pass
 
     def test_7_revocation(self) -> None:
         """The router can tell one node only: the news reaches the others by the LAN, and the node is cut everywhere."""
@@ -269,3 +284,24 @@ class SiteTests(SharedWorld, SynchronousTestCase):
         wait_until(lambda: self.direct("b") == {"a"}, 10, "b has, too")
         self.edges["b"].wait_for(r"Refused node 'c' .*was revoked|was cut off: node 'c' does not belong to site", 20)
         self.assertFalse(self.ping("a", "c"))
+
+    def test_8_what_may_be_run_at_a_site(self) -> None:
+        """Its members have it, and nobody else. A node moved while it is connected loses the old for the new."""
+        self.to_run("hall", "of the hall")
+        self.to_run("yard", "of the yard")
+        for name, value in (("a", {"hall": "of the hall"}), ("d", {"yard": "of the yard"})):
+            wait_until(lambda name=name, value=value: self.of_sites(name) == value, 20, f"{name} has it")  # type: ignore[misc]
+        key = f"{registry_prefix('default')}nodes/d"
+        ((_, record),) = self.keys("router", f"key={key}")
+        moved = json.dumps({**json.loads(record), "site": "hall"})
+        with AdminClient(str(self.folder / "router.sock")).open("PUT", f"/v1/meta/keys?key={key}", moved.encode()):
+            pass
+        wait_until(lambda: self.of_sites("d") == {"hall": "of the hall"}, 30, "d has what is the hall's, and no more")
+        self.to_run("yard", "still of the yard")
+        self.to_run("hall", "of all in the hall")
+        for name in "ad":
+            wait_until(
+                lambda name=name: self.of_sites(name) == {"hall": "of all in the hall"},  # type: ignore[misc]
+                20,
+                f"{name} hears on",
+            )
