@@ -39,12 +39,12 @@ class Exchange(Int32StringReceiver):
         cast(Any, self.transport).abortConnection()
 
 
-def peer_name(addr: IAddress) -> str:
-    """An address as people write it."""
+def peer_name(addr: IAddress, *, port: bool = True) -> str:
+    """An address as people write it, with or without the port."""
     if isinstance(addr, StreamAddress):
         return "the other end of its link"
     host = getattr(addr, "host", None)
     if host is None:
         return str(addr)
-    # IPv4 peers of an IPv6 socket.
-    return str(HostPort(host.removeprefix("::ffff:"), addr.port))  # type: ignore[attr-defined]
+    host = host.removeprefix("::ffff:")  # IPv4 peers of an IPv6 socket
+    return str(HostPort(host, addr.port)) if port else str(host)  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kubebus.control import AdvertisedRoute, Hello, LinkConfig
+from kubebus.exchange import peer_name
 from kubebus.forwarding import Forwarder, Port
 from kubebus.hostnetwork import HostNetwork, HostNetworkError, TunnelInterface
 from kubebus.identity import PeerIdentity, Role
@@ -208,7 +209,7 @@ class RouterService(Service):
         """The protocol for a connection of ALPN ``kubebus/1`` whose peer's certificate was verified."""
         assert identity is not None, "links are for members only"
         peer = identity
-        handler: LinkHandler = _NodeLink(self, peer, getattr(address, "host", str(address)))
+        handler: LinkHandler = _NodeLink(self, peer, peer_name(address, port=False))
         if self._peers is not None and (peer.network, peer.role) == (self.network.name, Role.ROUTER):
             handler = _Counted(self._links, self._peers.handler(peer))
         link = Link(

@@ -36,6 +36,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
+from kubebus.exchange import peer_name
 from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory, gathered
 from kubebus.fastpath.pacing import READ_AHEAD, ReceiveLimit, UnsentLimit
 
@@ -507,16 +508,14 @@ class FastTLSTransport:
 
     def _handshake_timed_out(self) -> None:
         self._timer = None
-        self._reason = _failure(
-            HandshakeTimeout(f"{self.getPeer()} did not finish the TLS handshake in {self._limits.handshake} s")
-        )
+        who, seconds = peer_name(self.getPeer()), self._limits.handshake
+        self._reason = _failure(HandshakeTimeout(f"{who} did not finish the TLS handshake in {seconds} s"))
         self.abortConnection()
 
     def _close_timed_out(self) -> None:
         self._timer = None
-        self._reason = _failure(
-            CloseTimeout(f"{self.getPeer()} did not answer the end of the TLS connection in {self._limits.close} s")
-        )
+        who, seconds = peer_name(self.getPeer()), self._limits.close
+        self._reason = _failure(CloseTimeout(f"{who} did not answer the end of the TLS connection in {seconds} s"))
         self.abortConnection()
 
     def _cancel_timer(self) -> None:
