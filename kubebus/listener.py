@@ -27,11 +27,11 @@ from zope.interface import implementer
 
 from kubebus.ca import key_hash
 from kubebus.exchange import peer_name
-from kubebus.fastpath import CONGESTION, Limits, server_factory
+from kubebus.fastpath import CONGESTION, FastTLSTransport, Limits, server_factory
 from kubebus.identity import InvalidIdentity, PeerIdentity, identity_of
 from kubebus.interfaces import RegistryError
 from kubebus.loglimit import LogLimit
-from kubebus.tlsconfig import JOIN, ServerTLS, explain
+from kubebus.tlsconfig import JOIN, LINK, ServerTLS, explain
 from kubebus.tokens import Refused
 
 Handler = Callable[[PeerIdentity | None, IAddress], IProtocol]
@@ -151,6 +151,10 @@ class _Greeter(Protocol):
         if not self._closed:
             if identity is not None:
                 self._factory.strangers.pop(self, None)
+            transport: object = self.transport
+            if protocol == LINK and isinstance(transport, FastTLSTransport):
+                # There are many links, and they last. Whose they are is known now.
+                transport.settle()
             self._hand_over(handler(identity, self._addr))
 
     async def _identify(self) -> PeerIdentity:

@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from kubebus.ca import Issued, expires_at
 from kubebus.fastpath.ciphers import cipher_suites
+from kubebus.fastpath.records import prepare
 from kubebus.identity import InvalidIdentity, Role, identity_of
 
 LINK = b"kubebus/1"
@@ -134,6 +135,7 @@ class ServerTLS:
         _trust(context, bundle)
         context.set_verify(SSL.VERIFY_PEER, _judge_client)
         context.set_alpn_select_callback(cast(Any, self._select))
+        prepare(context)
         self.context = context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:

@@ -28,10 +28,14 @@ _bio_write: Any = lib.BIO_write
 _new_mem_buf: Any = lib.BIO_new_mem_buf
 _set_eof_return: Any = lib.BIO_set_mem_eof_return
 _set_bio: Any = lib.SSL_set_bio
+_new_bio: Any = lib.BIO_new
+_mem_data: Any = lib.BIO_get_mem_data
 _from_buffer: Any = ffi.from_buffer
 _NULL: Any = ffi.NULL
 _WANT_READ: int = lib.SSL_ERROR_WANT_READ
 _ZERO_RETURN: int = lib.SSL_ERROR_ZERO_RETURN
+
+_memory: Any = lib.BIO_s_mem()
 
 
 class DirectEngine:
@@ -80,6 +84,7 @@ class DirectEngine:
             raise SSL.Error("OpenSSL has no memory left for what was received")
         _set_eof_return(bio, -1)
         _set_bio(self._ssl, bio, self._from_ssl)
+        self._into_ssl = bio
         return self.read()
 
     def write(self, data: Buffer) -> None:
@@ -93,6 +98,13 @@ class DirectEngine:
 
     def shutdown(self) -> bool:
         return bool(self._connection.shutdown())
+
+    def settle(self) -> bool:
+        # The BIO has the size of all that the handshake put out, for ever.
+        if _mem_data(self._from_ssl, ffi.new("char **")) == 0 and (bio := _new_bio(_memory)) != _NULL:
+            _set_bio(self._ssl, self._into_ssl, bio)
+            self._connection._from_ssl = self._from_ssl = bio
+        return False
 
     def _explain(self, count: int) -> None:
         """Why a read gave nothing.

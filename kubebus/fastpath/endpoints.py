@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kubebus.fastpath.engine import EngineFactory, choose_engine
+from kubebus.fastpath.records import choose_server_engine
 from kubebus.fastpath.transport import CLOSE_TIMEOUT, CONGESTION, FastTLSTransport, Limits
 
 HANDSHAKE_TIMEOUT = 30.0
@@ -81,7 +82,7 @@ def server_factory(
         return connection
 
     fallback = TLSMemoryBIOFactory(creator, False, wrapped, reactor)
-    return TLSFactory(reactor, wrapped, connection_for, fallback, engine or choose_engine(), limits)
+    return TLSFactory(reactor, wrapped, connection_for, fallback, engine or choose_server_engine(), limits)
 
 
 def client_factory(

@@ -50,10 +50,16 @@ class Engine(Protocol):
         """Encrypt at most :data:`CHUNK` bytes. Only after the handshake."""
 
     def output(self) -> memoryview:
-        """Ciphertext to send; less than :data:`ROOM`: that is all. Valid until the next ``output()`` of any engine."""
+        """Ciphertext to send; less than :data:`ROOM`: that is all. Valid until the next call of any engine."""
 
     def shutdown(self) -> bool:
         """Say that nothing more follows; ``True`` if the peer has said so too."""
+
+    def settle(self) -> bool:
+        """The handshake is over and judged: what only that needed may go.
+
+        ``True`` if the engine has no more use for its pyOpenSSL ``Connection``: it may go, too.
+        """
 
 
 def gathered(parts: Iterable[Buffer]) -> Iterator[Buffer]:
@@ -133,6 +139,9 @@ class PublicEngine:
 
     def shutdown(self) -> bool:
         return bool(self._connection.shutdown())
+
+    def settle(self) -> bool:
+        return False
 
 
 def choose_engine() -> EngineFactory:

@@ -122,7 +122,8 @@ class FastTLSTransport:
         self._new_engine = new_engine
         self._limits = limits
         self._socket: socket.socket = tcp.getHandle()
-        self._tls: SSL.Connection
+        self._tls: SSL.Connection | None = None
+        self._negotiated: bytes | None = None
         self._engine: Engine
         self._established = False
         self._open = False
@@ -149,8 +150,8 @@ class FastTLSTransport:
 
     def start(self, connection_for: Callable[[FastTLSTransport], SSL.Connection]) -> None:
         """Take over the socket and begin the handshake."""
-        self._tls = connection_for(self)
-        self._engine = self._new_engine(self._tls)
+        self._tls = tls = connection_for(self)
+        self._engine = self._new_engine(tls)
         self._tcp.pauseProducing()
         self._tcp.setTcpNoDelay(True)
         self._control_congestion()
@@ -176,7 +177,8 @@ class FastTLSTransport:
         # These hold the transport, and it holds them.
         self._protocol = _nobody
         self._deliver = _drop
-        self._tls.set_app_data(None)
+        if self._tls is not None:
+            self._tls.set_app_data(None)
         protocol.connectionLost(reason)
 
     @property
@@ -346,7 +348,8 @@ class FastTLSTransport:
         if self.disconnecting and self._established and not self._backlog and not self._finished:
             self._shutdown()
 
-    def getHandle(self) -> SSL.Connection:
+    def getHandle(self) -> SSL.Connection | None:
+        """``None`` if there is none any more: see :meth:`settle`."""
         return self._tls
 
     def getHost(self) -> IPv4Address | IPv6Address:
@@ -358,11 +361,18 @@ class FastTLSTransport:
         return peer
 
     def getPeerCertificate(self) -> Any:
-        return self._tls.get_peer_certificate()
+        return None if self._tls is None else self._tls.get_peer_certificate()
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
-        return self._tls.get_alpn_proto_negotiated() or None
+        return self._negotiated if self._tls is None else self._tls.get_alpn_proto_negotiated() or None
+
+    def settle(self) -> None:
+        """The peer has been judged by its certificate, and nobody will ask for that any more: let go of it."""
+        negotiated = self.negotiatedProtocol
+        if self._engine.settle() and self._tls is not None:
+            self._tls.set_app_data(None)
+            self._tls, self._negotiated = None, negotiated
 
     def getTcpNoDelay(self) -> bool:
         return bool(self._tcp.getTcpNoDelay())

@@ -18,6 +18,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from kubebus.fastpath.records import prepare
+
 ALPN = b"test/1"
 
 
@@ -165,6 +167,7 @@ def memory_pair() -> tuple[SSL.Connection, SSL.Connection]:
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
     server_context.use_certificate(certificate)
     server_context.use_privatekey(key)
+    prepare(server_context)
     client, server = SSL.Connection(client_context, None), SSL.Connection(server_context, None)
     client.set_connect_state()
     server.set_accept_state()

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from kubebus.fastpath import direct, engine
 from kubebus.fastpath.direct import DirectEngine
 from kubebus.fastpath.engine import CHUNK, RECORD, Engine, PublicEngine, choose_engine, gathered
+from kubebus.fastpath.records import RecordEngine
 from tests.unit.kubebus.fasttls import memory_pair
 
 if TYPE_CHECKING:
@@ -130,6 +131,36 @@ class EngineContract(_Base):
         self.client.read()
         self.assertTrue(self.client.ended)
 
+    def test_goes_on_when_it_has_settled(self) -> None:
+        """At any time: before the first data, with some on its way, and later again."""
+        self.shake()
+        self.server.settle()
+        self.client.write(b"early")
+        self.carry(self.client, self.server)
+        self.client.settle()
+        self.assertEqual(bytes(self.server.read()), b"early")
+        self.server.write(b"x" * CHUNK)
+        self.server.settle()
+        received = bytearray()
+        while out := bytes(self.server.output()):
+            received += self.client.receive(out)
+        self.assertEqual(received, b"x" * CHUNK)
+        self.client.settle()
+        self.client.write(b"back")
+        self.assertEqual(bytes(self.server.receive(bytes(self.client.output()))), b"back")
+        self.client.shutdown()
+        self.assertEqual(bytes(self.server.receive(bytes(self.client.output()))), b"")
+        self.assertTrue(self.server.ended)
+        self.assertTrue(self.server.shutdown())
+
+    def test_what_has_settled_still_refuses_what_is_forged(self) -> None:
+        self.shake()
+        self.server.settle()
+        self.client.write(b"genuine")
+        out = bytearray(self.client.output())
+        out[-1] ^= 1
+        self.assertRaises(SSL.Error, self.server.receive, out)
+
     def test_forged_data_is_an_error(self) -> None:
         self.shake()
         self.client.write(b"genuine")
@@ -160,6 +191,20 @@ class MixedEngineTests(EngineContract, SynchronousTestCase):
     def setUp(self) -> None:
         client, server = memory_pair()
         self.client, self.server = PublicEngine(client), DirectEngine(server)
+
+
+class RecordEngineTests(EngineContract, SynchronousTestCase):
+    """OpenSSL at the client."""
+
+    def setUp(self) -> None:
+        client, server = memory_pair()
+        self.client, self.server = DirectEngine(client), RecordEngine(server, DirectEngine)
+
+
+class PublicRecordEngineTests(EngineContract, SynchronousTestCase):
+    def setUp(self) -> None:
+        client, server = memory_pair()
+        self.client, self.server = PublicEngine(client), RecordEngine(server, PublicEngine)
 
 
 class GatheringTests(SynchronousTestCase):

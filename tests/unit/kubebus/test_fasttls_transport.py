@@ -21,6 +21,7 @@ from zope.interface import implementer
 from kubebus.fastpath import CloseTimeout, FastTLSTransport, HandshakeTimeout, IViewReceiver, Limits, endpoints
 from kubebus.fastpath.direct import DirectEngine
 from kubebus.fastpath.engine import PublicEngine
+from kubebus.fastpath.records import RecordEngine, prepare
 from tests.unit.kubebus.fasttls import ALPN, One, Recorder, client_options, server_options, stranger
 
 reactor: Any = installed
@@ -457,10 +458,45 @@ class DirectEngineTLSTests(PublicEngineTLSTests):
     engine = DirectEngine
 
 
+class RecordEngineTLSTests(PublicEngineTLSTests):
+    """The server protects records itself, and OpenSSL has gone as soon as the client is known."""
+
+    engine = DirectEngine
+    settles = True
+
+    def wrap_server(self, options: Any, endpoint: Any, **extra: Any) -> Any:
+        prepare(options.getContext())
+        return endpoints.wrap_server_tls(reactor, options, endpoint, **extra)
+
+    async def establish(self) -> None:
+        await super().establish()
+        self.assertIsInstance(self.server.link._engine, RecordEngine)
+        if self.settles:
+            self.server.link.settle()
+
+    async def test_tells_of_the_handshake_before_any_data(self) -> None:
+        self.settles = False
+        await super().test_tells_of_the_handshake_before_any_data()
+
+    async def test_what_has_settled_needs_no_openssl(self) -> None:
+        await self.establish()
+        link = self.server.link
+        self.assertEqual((link.getHandle(), link.getPeerCertificate(), link.negotiatedProtocol), (None, None, ALPN))
+        self.client.link.write(b"question")
+        await self.server.has(8)
+        link.write(b"answer")
+        await self.client.has(6)
+        link.settle()
+        link.loseConnection()
+        self.assertIsInstance(await self.client.lost, ConnectionDone)
+        self.assertIsInstance(await self.server.lost, ConnectionDone)
+
+
 class MixedTLSTests(TLSTransportContract, TestCase):
     """Twisted's client against our server: what is on the wire is TLS."""
 
     def wrap_server(self, options: Any, endpoint: Any) -> Any:
+        prepare(options.getContext())
         return endpoints.wrap_server_tls(reactor, options, endpoint)
 
     def wrap_client(self, options: Any, endpoint: Any) -> Any:
