@@ -23,7 +23,7 @@ from metasync.lineage import Lineage
 from metasync.model import KeyRange, Put
 from metasync.opening import stageable
 from metasync.session import Feeds, SyncSession
-from metasync.sitefeed import add_site_target, leave_other_sites
+from metasync.sitefeed import add_site_target, leave_other_sites, site_among
 from metasync.source import SourceFeed
 from metasync.stamping import Stamper
 from metasync.target import TargetFeed
@@ -73,6 +73,7 @@ class SyncClientService(Service):
         self.lineage = Lineage(store, network, node)
         self.stamper = Stamper(store, network, node)
         self.collector = StampCollector(reactor, store, self.stamper, self._horizons, keep_deletions)
+        self._neighbours_have: Callable[[str], int] = lambda scope: 0
         self._session: SyncSession | None = None
         self._last: list[dict[str, Any]] = []
         self._synced = 0
@@ -191,14 +192,24 @@ class SyncClientService(Service):
     def _not_saved(self, error: Exception) -> None:
         self.log.warn("the scopes of node {node} could not be saved: {error}", node=self._node, error=error)
 
-    async def _horizons(self) -> dict[str, int]:
-        """By scope what the cloud has of this node's, while it is there. In ``all`` and the node's own scope, that is:
-        a site's scope is shared with neighbours too, of whom nobody here knows what they have.
+    def share(self, neighbours_have: Callable[[str], int]) -> None:
+        """Neighbours have data of this node as well.
+
+        :param neighbours_have: the revision of the node's store up to which all of them have a scope's; 0 if that is
+            not known of each.
         """
+        self._neighbours_have = neighbours_have
+
+    async def _horizons(self) -> dict[str, int]:
+        """By scope what all others have of this node's: the cloud, while it is there, and of a site the neighbours."""
         sources = self._session.feeds.sources if self._session is not None else {}
-        ours = ("all", f"node.{self._node}")
-        found = {scope: sources.get(feed_name(scope)) for scope in ours}
-        return {scope: feed.status.synced_revision or 0 for scope, feed in found.items() if feed is not None}
+        found: dict[str, int] = {}
+        for scope in self._scopes:
+            feed = sources.get(feed_name(scope))
+            if feed is not None:
+                known = feed.status.synced_revision or 0
+                found[scope] = known if site_among([scope]) is None else min(known, self._neighbours_have(scope))
+        return found
 
     def unsynced(self) -> int:
         """The revision of the node's store up to which the cloud has everything (0: nothing is known)."""

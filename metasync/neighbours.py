@@ -6,7 +6,7 @@ version takes, over neighbours, over the cloud or both, the rule of :mod:`metasy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import random
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from metasync.client import SyncClientService
-from metasync.data import add_data_feeds
+from metasync.data import FEED_PREFIX, add_data_feeds
 from metasync.feeds import Outlet, Rate
 from metasync.interfaces import Store
 from metasync.session import Feeds, SyncSession
@@ -33,6 +33,8 @@ WRITES_BURST: Final = 200.0
 MAX_BYTES: Final = 8 << 20
 """How often, and how much at once, a neighbour may change this node's store: as nodes may the cloud's."""
 
+_EVERYTHING: Final = 1 << 62
+
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 15.0
 """Seconds between attempts while there is a link: doubled at every failure, less up to a half at random."""
@@ -43,6 +45,7 @@ class NeighbourSync(Service):
 
     :param client: the node's sync with the cloud, whose stamps and marks are used: a store has one of each.
     :param site: the node's site now, or ``None``.
+    :param members: the nodes of that site, as the newest roster says; ``None`` if there is none.
     :param jitter: a number from 0 to 1, at random.
     """
 
@@ -57,8 +60,12 @@ class NeighbourSync(Service):
         client: SyncClientService,
         site: Callable[[], str | None],
         *,
+        members: Callable[[], Collection[str] | None] = lambda: None,
         jitter: Callable[[], float] = random,
     ) -> None:
+        self._members = members
+        self._known: dict[tuple[str, str], int] = {}
+        client.share(self.all_have)
         self._reactor, self._store, self._network, self._node = reactor, store, network, node
         self._client, self._site, self._jitter = client, site, jitter
         self._tasks: dict[str, Deferred[None]] = {}
@@ -85,6 +92,21 @@ class NeighbourSync(Service):
         elif self.running and self._node < name:
             self._tasks[name] = task = Deferred.fromCoroutine(self._keep_up(name, endpoint))
             task.addErrback(self._crashed, name)
+
+    def all_have(self, scope: str) -> int:
+        """The revision of the node's store up to which every other member of the site has a scope's data (0: nobody
+        knows). A member that was not linked to this node since it started may have anything.
+        """
+        site, members = self._site(), self._members()
+        if site is None or members is None or scope != site_scope(site):
+            return 0
+        for name, session in self._sessions.items():
+            self._note_known(name, session)
+        return min((self._known.get((name, scope), 0) for name in members if name != self._node), default=_EVERYTHING)
+
+    def _note_known(self, name: str, session: SyncSession) -> None:
+        for feed_name, feed in session.feeds.sources.items():
+            self._known[name, feed_name.removeprefix(FEED_PREFIX)] = feed.status.synced_revision or 0
 
     def status(self) -> dict[str, Any]:
         """``neighbours``: how the sync with each stands; nothing without any. JSON-able."""
@@ -127,6 +149,7 @@ class NeighbourSync(Service):
 
         def over(session: SyncSession, reason: Exception) -> None:
             if self._sessions.get(name) is session:
+                self._note_known(name, session)
                 del self._sessions[name]
             if ended is not None:
                 ended(reason)

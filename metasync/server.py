@@ -11,7 +11,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from metasync.collecting import KEEP_SECONDS, StampCollector
-from metasync.data import FEED_PREFIX, add_data_feeds
+from metasync.data import FEED_PREFIX, add_data_feeds, feed_name
 from metasync.feeds import Outlet, Rate, spawn
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys, cursor_key, cursors_prefix, network_prefix
@@ -19,7 +19,7 @@ from metasync.lineage import Lineage
 from metasync.model import Delete, KeyRange
 from metasync.session import Feeds, SyncSession
 from metasync.shared import SharedWatchStore
-from metasync.sitefeed import add_site_source, site_scope
+from metasync.sitefeed import add_site_source, site_among, site_scope
 from metasync.source import SourceFeed
 from metasync.stamping import Stamper
 from metasync.target import TargetFeed
@@ -98,6 +98,7 @@ class SyncServerFactory(ServerFactory):
         self._sessions: dict[str, SyncSession] = {}
         self._granted: dict[str, tuple[str, ...]] = {}
         self._known: dict[tuple[str, str], int] = {}
+        self._nodes: set[str] = set()
         self.collector = StampCollector(reactor, self._store, self._stamper, self._horizons, keep_deletions)
         self._retry: IDelayedCall | None = None
         self._stopped = False
@@ -203,19 +204,25 @@ class SyncServerFactory(ServerFactory):
                 del self._sessions[node], self._granted[node]
 
     def look_again(self, node: str) -> None:
-        """What the node may read may have changed, such as its site: a session that rests on another state ends."""
+        """What the node may read may have changed, such as its site: a session that rests on another state ends.
+
+        To be called for every node at the start: who is of a site may have its data from a neighbour.
+        """
+        self._nodes.add(node)
         session = self._sessions.get(node)
         if session is not None and self._granted.get(node) != tuple(self._scopes(node)):
             session.broken(ConnectionAbortedError("the node's scopes of data, or its site, have changed"))
 
     def forget(self, node: str) -> None:
         """A node has been removed for good: nobody waits for it any more. Should it return, all of it is compared."""
+        self._nodes.discard(node)
         for key in [key for key in self._known if key[0] == node]:
             del self._known[key]
         cursors = Delete(KeyRange.prefix(f"{cursors_prefix(self._network)}{node}/".encode()))
-        spawn(self._forget(cursors), lambda error: self._not_forgotten(node, error))
+        spawn(self._forget(node, cursors), lambda error: self._not_forgotten(node, error))
 
-    async def _forget(self, cursors: Delete) -> None:
+    async def _forget(self, node: str, cursors: Delete) -> None:
+        await self._store.settle(NodeKeys(self._network, node).reported.encode())
         await self._store.txn((), [cursors])
 
     def _not_forgotten(self, node: str, error: Exception) -> None:
@@ -228,7 +235,8 @@ class SyncServerFactory(ServerFactory):
                 self._known[node, name] = feed.status.synced_revision or 0
 
     async def _horizons(self) -> dict[str, int]:
-        """By scope what every member has: every node that has ever sent something for it, or is here now.
+        """By scope what every member has: every node that has ever sent something for it, or is here now; of a site,
+        every node that is in it.
 
         A node that was not here since this server started may have anything.
         """
@@ -236,7 +244,7 @@ class SyncServerFactory(ServerFactory):
             self._note_known(node, session)
         prefix = cursors_prefix(self._network).encode()
         cursors = await self._store.range(KeyRange.prefix(prefix), keys_only=True)
-        members = set(self._known)
+        members = set(self._known) | {(node, feed_name(scope)) for node in self._nodes for scope in self._site_of(node)}
         for kv in cursors.kvs:
             node, _, name = kv.key[len(prefix) :].decode().partition("/")
             members.add((node, name))
@@ -246,6 +254,9 @@ class SyncServerFactory(ServerFactory):
                 scope, known = name.removeprefix(FEED_PREFIX), self._known.get((node, name), 0)
                 horizons[scope] = min(horizons.get(scope, known), known)
         return horizons
+
+    def _site_of(self, node: str) -> Sequence[str]:
+        return [scope for scope in self._scopes(node) if site_among([scope]) is not None]
 
     def status(self) -> dict[str, Any]:
         """How the sync stands, by node: JSON-able."""

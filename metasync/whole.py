@@ -98,7 +98,14 @@ class WholeStore:
         if network is None:
             return []
         index = await self.beneath.range(index_of(network), revision=revision)
-        return [entry for entry in index.kvs if overlap(keys, KeyRange.prefix(Places.of_index(entry.key).prefix))]
+        found = []
+        for entry in index.kvs:
+            places = Places.of_index(entry.key)
+            if overlap(keys, KeyRange.prefix(places.prefix)):
+                # Somebody may have deleted the whole node or site, and the journal with it.
+                journal = await self.beneath.range(KeyRange.single(places.journal), revision=revision)
+                found += [entry] if journal.kvs else []
+        return found
 
     def watch(self, keys: KeyRange, start_revision: int, observer: WatchObserver) -> Watch:
         if network_of(keys) is None:
@@ -180,6 +187,8 @@ class WholeStore:
                 if ended:
                     await self.clear(places, Compare.absent(places.owner))
                     return ended
+        if (await self.beneath.range(KeyRange.single(places.index), keys_only=True)).kvs:
+            await self.beneath.txn([Compare.absent(places.journal)], [Delete.single(places.index)])
         return 0
 
     async def _chunk(self, places: Places, number: int) -> list[Op]:

@@ -19,6 +19,7 @@ from kubebus.dialling import router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
 from kubebus.hostnetwork import HostNetworkError
 from kubebus.interfaces import IPAddress
+from kubebus.loglimit import LogLimit
 from kubebus.memory import Trimmer
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
@@ -142,7 +143,14 @@ class DeviceNode(ComposedService):
         """Start the sync of the site's data over the links within the site."""
         identity, links = site.links.identity, site.links
         sync = NeighbourSync(
-            self.reactor, store, identity.network, identity.name, metadata.sync, lambda: site.keeper.site
+            self.reactor,
+            store,
+            identity.network,
+            identity.name,
+            metadata.sync,
+            lambda: site.keeper.site,
+            members=lambda: None if (roster := site.keeper.roster) is None else [each.name for each in roster.members],
+            limit=LogLimit(self.reactor.seconds),
         )
         self.add(sync)
         links.serve(NEIGHBOUR_SERVICE, sync.factory())

@@ -252,12 +252,15 @@ class Partitions(RuleBasedStateMachine):
         self.world = World(*NODES)
         self.count = 0
         self.wall = 0.0
+        self.replaced: set[tuple[str, str]] = set()
         self.clock = patch("time.time", lambda: self.wall)
         self.clock.start()
 
     @rule(side=sides, name=names, delete=st.booleans())
     def write(self, side: str, name: str, delete: bool) -> None:
+        """What stood there was seen by whoever writes: it must never come back."""
         self.count += 1
+        self.replaced.add((name[-1:], self.world.contents(side).get(name[-1:], "")))
         self.world.write(side, **{name: None if delete else f"{side} {self.count}"})
 
     @rule(side=sides, names=st.sets(names, min_size=2))
@@ -298,6 +301,17 @@ class Partitions(RuleBasedStateMachine):
     def collect(self, side: str) -> None:
         self.world.collect(side)
 
+    @rule(node=nodes, name=names)
+    def somebody_is_away(self, node: str, name: str) -> None:
+        """As is ordinary: while the others delete, and forget what they deleted if they may."""
+        self.world.settle(4)
+        self.world.cut(node)
+        self.write(next(other for other in NODES if other != node), name, delete=True)
+        for _ in range(2):
+            self.world.settle(2)
+            for side in self.world.stores:
+                self.world.collect(side)
+
     @precondition(lambda self: hasattr(self, "world"))
     @rule()
     def agree(self) -> None:
@@ -309,6 +323,7 @@ class Partitions(RuleBasedStateMachine):
         assert all(state == states["cloud"] for state in states.values()), states
         stamps = [self._stamps(side) for side in self.world.stores]
         assert all(each == stamps[0] for each in stamps), stamps
+        assert not self.replaced & set(states["cloud"].items()), states
         self._delete_for_good(states["cloud"])
 
     def _stamps(self, side: str) -> dict[bytes, bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
 from metasync.neighbours import NeighbourSync
@@ -32,10 +33,12 @@ class SiteWorld(World):
                 name,
                 client,
                 lambda name=name: self.sites[name],  # type: ignore[misc]
+                members=lambda name=name: [each for each in SITES if self.sites[each] == self.sites[name]],  # type: ignore[misc]
                 jitter=lambda: 0.0,
             )
             sync.startService()
         for node in SITES:
+            self.server.look_again(node)
             self.cut(node)
 
     def link(self, one: str, other: str) -> None:
@@ -186,6 +189,170 @@ class NeighbourTests(SynchronousTestCase):
         world.put("n1", "x", "1")
         world.settle(4)
         self.assertSame({"x": "1"}, *HALL)
+
+
+class CollectionTests(SynchronousTestCase):
+    """Stamps of what was deleted in a site go once every member has them, and the cloud."""
+
+    def setUp(self) -> None:
+        self.world = world = SiteWorld()
+        self.addCleanup(world.stop)
+        world.link_all()
+        for name in SITES:
+            world.mend(name)
+        world.settle(5)
+        world.put("n1", "kept", "1")
+        world.put("n1", "gone", "1")
+        world.settle(5)
+
+    def collected(self, *sides: str) -> list[int]:
+        """Which have no stamp of a deletion left, of those asked."""
+        for _ in range(2):
+            for side in sides:
+                self.world.collect(side)
+            self.world.settle(3)
+        return [self.world.stamps(side) for side in sides]
+
+    def test_everybodyHasThem(self) -> None:
+        self.world.put("n2", "gone", None)
+        self.world.settle(5)
+        self.assertEqual(self.collected("cloud", *HALL), [1, 1, 1, 1])
+        self.world.put("n3", "gone", "again")
+        self.world.settle(5)
+        for side in ("cloud", *HALL):
+            self.assertEqual(self.world.of_site(side), {"kept": "1", "gone": "again"})
+
+    def test_aMemberIsAway(self) -> None:
+        """From its neighbours and from the cloud; it comes back with a write that is older than the deletion."""
+        world = self.world
+        world.unlink("n1", "n3")
+        world.unlink("n2", "n3")
+        world.cut("n3")
+        world.put("n3", "gone", "old")
+        world.put("n1", "gone", "2")
+        world.settle(2)
+        world.put("n2", "gone", None)
+        world.settle(5)
+        self.assertEqual(self.collected("cloud", "n1", "n2"), [2, 2, 2])
+        world.link("n1", "n3")
+        world.settle(5)
+        self.assertEqual([world.of_site(name) for name in HALL], [{"kept": "1"}] * 3)
+        world.link("n2", "n3")
+        world.mend("n3")
+        world.settle(5)
+        self.assertEqual(self.collected("cloud", *HALL), [1] * 4)
+
+    def test_aMemberThatTheCloudHasNeverSeen(self) -> None:
+        """It is of the site by its record, and may have anything from a neighbour."""
+        world = self.world
+        world.cut("n4")
+        world.sites["n4"] = "hall"
+        world.server.look_again("n4")
+        world.put("n2", "gone", None)
+        world.settle(5)
+        self.assertEqual(self.collected("cloud", *HALL), [2] * 4)
+        world.server.forget("n4")
+        world.sites["n4"] = None
+        world.settle(5)
+        self.assertEqual(self.collected("cloud", *HALL), [1] * 4)
+
+    def test_withoutARoster(self) -> None:
+        for sync in self.world.syncs.values():
+            sync._members = lambda: None
+        self.world.put("n2", "gone", None)
+        self.world.settle(5)
+        self.assertEqual(self.collected("cloud", *HALL), [1, 2, 2, 2])
+
+
+class SitePartitions(RuleBasedStateMachine):
+    """A site's nodes and the cloud write, are cut off from each other and come back; stamps are collected meanwhile."""
+
+    sides = st.sampled_from(("cloud", *HALL))
+    nodes = st.sampled_from(HALL)
+    pairs = st.sampled_from((("n1", "n2"), ("n1", "n3"), ("n2", "n3")))
+    names = st.sampled_from(["a", "b"])
+
+    @initialize(together=st.booleans())
+    def begin(self, together: bool) -> None:
+        self.world = SiteWorld()
+        self.count = 0
+        self.replaced: dict[str, set[str]] = {"a": set(), "b": set()}
+        if together:
+            self.agree()
+
+    @rule(side=sides, name=names, delete=st.booleans())
+    def write(self, side: str, name: str, delete: bool) -> None:
+        """What was there, and was seen, must never come back."""
+        seen = self.world.of_site(side).get(name)
+        self.count += 1
+        self.world.put(side, name, None if delete else f"{side} {self.count}")
+        if seen is not None:
+            self.replaced[name].add(seen)
+
+    @rule(pair=pairs)
+    def link(self, pair: tuple[str, str]) -> None:
+        if pair not in self.world.direct:
+            self.world.link(*pair)
+
+    @rule(pair=pairs)
+    def unlink(self, pair: tuple[str, str]) -> None:
+        if pair in self.world.direct:
+            self.world.unlink(*pair)
+
+    @rule(node=nodes)
+    def cut(self, node: str) -> None:
+        self.world.cut(node)
+
+    @rule(node=nodes)
+    def mend(self, node: str) -> None:
+        self.world.mend(node)
+
+    @rule(seconds=st.integers(1, 4))
+    def pass_time(self, seconds: int) -> None:
+        self.world.settle(seconds)
+
+    @rule()
+    def collect(self) -> None:
+        """All that may go now goes."""
+        for _ in range(2):
+            self.world.settle(1.5)
+            for side in ("cloud", *HALL):
+                self.world.collect(side)
+
+    @rule(node=nodes, name=names)
+    def somebody_is_away(self, node: str, name: str) -> None:
+        """As is ordinary: while the others delete, and forget what they deleted if they may."""
+        self.agree()
+        self.world.cut(node)
+        for pair in [pair for pair in self.world.direct if pair[0] == node]:
+            self.world.unlink(*pair)
+        self.write(next(other for other in HALL if other != node), name, delete=True)
+        self.world.settle(3)
+        self.collect()
+
+    @rule()
+    def agree(self) -> None:
+        self.world.link_all()
+        for node in HALL:
+            self.world.mend(node)
+        self.world.settle(8)
+        states = [self.world.of_site(side) for side in ("cloud", *HALL)]
+        assert all(state == states[0] for state in states), states
+        for name, value in states[0].items():
+            assert value not in self.replaced[name], (name, value)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.agree()
+            self.world.stop()
+
+
+class SitePartitionTests(SynchronousTestCase):
+    def test_allConvergeAndNothingComesBack(self) -> None:
+        quick: Any = settings(
+            max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        )
+        run_state_machine_as_test(SitePartitions, settings=quick)
 
 
 class ConvergenceTests(SynchronousTestCase):
