@@ -1,7 +1,8 @@
 """The kubelet's API of this node, for the cloud over a stream and for people over the administration socket.
 
 Paths and parameters are the kubelet's (pkg/kubelet/server/server.go): ``/containerLogs/NS/POD/CONTAINER``,
-``/exec/…``, ``/attach/…``, ``/portForward/NS/POD``, ``/pods``, ``/stats/summary``, ``/healthz``. The caller has been
+``/exec/…``, ``/attach/…``, ``/portForward/NS/POD``, ``/pods``, ``/stats/summary``,
+``/metrics/resource``, ``/healthz``. The caller has been
 authorized already: whoever reaches this may do everything.
 """
 
@@ -187,6 +188,12 @@ class KubeletConnection(TwistedProtocol):
                 self.end(json_response(self._pods()))
             case ("stats", "summary"):
                 self.end(json_response(await summary(self.node, self.factory.pods.pods())))
+            case ("metrics", "resource"):
+                # Who has no metrics-server does not pay for it.
+                from appengine.resourcemetrics import CONTENT_TYPE, resource_metrics
+
+                text = await resource_metrics(self.node, self.factory.pods.pods())
+                self.end(response(200, text.encode(), CONTENT_TYPE))
             case ("containerLogs", namespace, pod, container):
                 await self._logs(request, self._worker(namespace, pod), container)
             case ("exec" | "attach" as what, namespace, pod, container) | (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
@@ -17,40 +18,53 @@ AT_ONCE = 8
 """Containers measured at the same time: an engine takes a second or two for each, mostly waiting."""
 
 
-async def summary(node: Node, workers: Sequence[Worker]) -> Json:
-    """Measured now, several containers at a time."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a running container used at a time (UNIX seconds)."""
+
+    view: ContainerView
+    usage: Usage
+    at: float
+
+
+async def measure(node: Node, workers: Sequence[Worker]) -> list[tuple[Worker, list[Measured]]]:
+    """The running containers of each pod, measured now, several at a time."""
     turns = DeferredSemaphore(AT_ONCE)
 
-    def measured(view: ContainerView) -> Deferred[Usage | None]:
-        return turns.run(lambda: Deferred.fromCoroutine(_usage(node, view)))
+    def measured(view: ContainerView) -> Deferred[Measured | None]:
+        return turns.run(lambda: Deferred.fromCoroutine(_measure(node, view)))
 
     views = [[view for view in worker.views.values() if view.running] for worker in workers]
-    used = iter(await gatherResults([measured(view) for of_pod in views for view in of_pod]))
-    pods = [
-        _pod(node, worker, [(view, next(used)) for view in of_pod])
+    found = iter(await gatherResults([measured(view) for of_pod in views for view in of_pod]))
+    return [
+        (worker, [one for one in [next(found) for _ in of_pod] if one is not None])
         for worker, of_pod in zip(workers, views, strict=True)
     ]
-    return {"node": {"nodeName": node.name, **_node_figures(node)}, "pods": pods}
 
 
-async def _usage(node: Node, view: ContainerView) -> Usage | None:
+async def summary(node: Node, workers: Sequence[Worker]) -> Json:
+    """The body of ``/stats/summary``."""
+    pods = [_pod(node, worker, containers) for worker, containers in await measure(node, workers)]
+    return {"node": {"nodeName": node.name, **node_figures(node)}, "pods": pods}
+
+
+async def _measure(node: Node, view: ContainerView) -> Measured | None:
     """``None`` for a container that has just ended."""
     try:
-        return await node.runtime.stats(view.id)
+        return Measured(view, await node.runtime.stats(view.id), node.wall())
     except EngineError:
         return None
 
 
-def _pod(node: Node, worker: Worker, views: Sequence[tuple[ContainerView, Usage | None]]) -> Json:
+def _pod(node: Node, worker: Worker, measured: Sequence[Measured]) -> Json:
     containers = []
     network = Usage()
-    for view, used in views:
-        if used is None:
+    for one in measured:
+        if one.view.kind is Kind.PAUSE:
+            network = one.usage
             continue
-        if view.kind is Kind.PAUSE:
-            network = used
-            continue
-        containers.append({"name": view.name, "startTime": rfc3339(view.started_at), **_figures(used, node.wall())})
+        start = rfc3339(one.view.started_at)
+        containers.append({"name": one.view.name, "startTime": start, **_figures(one.usage, one.at)})
     return {
         "podRef": {"name": worker.ref.name, "namespace": worker.ref.namespace, "uid": worker.ref.uid},
         "startTime": worker.history.start_time,
@@ -74,7 +88,7 @@ def _figures(used: Usage, now: float) -> Json:
     }
 
 
-def _node_figures(node: Node) -> Json:
+def node_figures(node: Node) -> Json:
     """CPU of the whole machine since its boot, and memory in use."""
     ticks = os.sysconf("SC_CLK_TCK")
     busy = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from appengine.node import Node
 from appengine.podspec import Json, Kind
+from appengine.resourcemetrics import resource_metrics
 from appengine.runtime import EngineError, Usage
 from appengine.summary import AT_ONCE, summary
 from appengine.worker import Worker
@@ -79,3 +81,37 @@ class SummaryTests(SynchronousTestCase):
         self.engine.asked["p-pause"].callback(Usage(received_bytes=5))
         (pod,) = self.successResultOf(told)["pods"]
         self.assertEqual(([], 5), (pod["containers"], pod["network"]["rxBytes"]))
+
+    def test_what_metrics_server_reads(self) -> None:
+        """The exposition as its decoder takes it: names, labels, and times in milliseconds."""
+        self.node.wall = lambda: 1633253812.125
+        stat, meminfo = "cpu 100 0 100 7 0 0 0 0 0", "MemAvailable: 524288 kB"
+        self.node.host_files = lambda path: stat if path == "/proc/stat" else meminfo
+        told = Deferred.fromCoroutine(resource_metrics(self.node, [worker("p"), worker("idle"), worker("ended")]))
+        self.engine.asked["p-main"].callback(Usage(cpu_nanoseconds=4_710_169_000, memory=12_533_760))
+        self.engine.asked["p-pause"].callback(Usage(cpu_nanoseconds=1_000_000, memory=1000))
+        self.engine.asked["idle-main"].callback(Usage(memory=5))
+        self.engine.asked["idle-pause"].callback(Usage())
+        for each in ("ended-main", "ended-pause"):
+            self.engine.asked[each].errback(EngineError("no such container"))
+        text = self.successResultOf(told)
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        labels = '{container="main",namespace="default",pod="p"}'
+        self.assertEqual(
+            [
+                f"container_cpu_usage_seconds_total{labels} 4.710169 1633253812125",
+                f"container_memory_working_set_bytes{labels} 12533760 1633253812125",
+                f"container_start_time_seconds{labels} 0 1633253812125",
+                f"node_cpu_usage_seconds_total {200 / os.sysconf('SC_CLK_TCK'):g} 1633253812125",
+                "node_memory_working_set_bytes 536870912 1633253812125",
+                'pod_cpu_usage_seconds_total{namespace="default",pod="p"} 4.711169 1633253812125',
+                'pod_cpu_usage_seconds_total{namespace="default",pod="idle"} 0 1633253812125',
+                'pod_memory_working_set_bytes{namespace="default",pod="p"} 12534760 1633253812125',
+                'pod_memory_working_set_bytes{namespace="default",pod="idle"} 5 1633253812125',
+                "scrape_error 0",
+            ],
+            lines,
+        )
+        for name in {line.partition("{")[0].partition(" ")[0] for line in lines}:
+            self.assertEqual(1, text.count(f"# TYPE {name} "))
+        self.assertTrue(text.endswith("\n"))
