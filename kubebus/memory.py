@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,21 +24,40 @@ FIRST: Final = 20.0
 AGAIN: Final = 900.0
 """Seconds between later times. Each costs some milliseconds, and as many page faults as there are pages in use."""
 
+AFTER_CROWD: Final = 30.0
+"""The same for a server, to whose heap alone that happens, and whenever many peers come or go at once."""
+
 _SMAPS: Final = Path("/proc/self/smaps")
 _DONTNEED: Final = 4
 """``MADV_DONTNEED`` (asm-generic/mman-common.h; the same on every Linux but Alpha's)."""
 
 
-class Trimmer(Service):
-    """Gives back what is not needed a while after the start, and from time to time."""
+def trim() -> None:
+    """Give back what can be had without a collection of garbage. On other systems than Linux this does nothing."""
+    release_code()
+    release_heap()
 
-    def __init__(self, reactor: IReactorTime, first: float = FIRST, again: float = AGAIN) -> None:
-        self._reactor, self._first, self._again = reactor, first, again
+
+class Trimmer(Service):
+    """Gives back what is not needed a while after the start, and from time to time.
+
+    :param give: what does it.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        give: Callable[[], object] = trim,
+        *,
+        first: float = FIRST,
+        again: float = AGAIN,
+    ) -> None:
+        self._reactor, self._give, self._first, self._again = reactor, give, first, again
         self._call: IDelayedCall | None = None
 
     def startService(self) -> None:
         super().startService()
-        self._call = self._reactor.callLater(self._first, self._trim, True)
+        self._call = self._reactor.callLater(self._first, self._settle)
 
     def stopService(self) -> None:
         super().stopService()
@@ -46,19 +65,15 @@ class Trimmer(Service):
         if call is not None:
             call.cancel()
 
-    def _trim(self, settle: bool) -> None:
-        self._call = self._reactor.callLater(self._again, self._trim, False)
-        if settle:
-            # What was imported lives as long as the process: later collections need not look at it.
-            gc.collect()
-            gc.freeze()
-        trim()
+    def _settle(self) -> None:
+        # What was imported lives as long as the process: later collections need not look at it.
+        gc.collect()
+        gc.freeze()
+        self._trim()
 
-
-def trim() -> None:
-    """Give back what can be had without a collection of garbage. On other systems than Linux this does nothing."""
-    release_code()
-    release_heap()
+    def _trim(self) -> None:
+        self._call = self._reactor.callLater(self._again, self._trim)
+        self._give()
 
 
 def release_heap() -> None:

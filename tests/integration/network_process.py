@@ -34,6 +34,7 @@ from kubebus.identity import PeerIdentity, Role
 from kubebus.joinstring import HostPort, JoinString
 from kubebus.listener import Handler, Listener
 from kubebus.members import Members
+from kubebus.memory import AFTER_CROWD, Trimmer, release_heap
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.peers import PeerOptions
@@ -124,6 +125,8 @@ class RouterNode(Node):
         )
         router.startService()
         self.listener.startService()
+        # As the cloud side does.
+        Trimmer(reactor, release_heap, again=AFTER_CROWD).startService()
 
     def _peers(self, reactor: Any, config: dict[str, Any]) -> PeerOptions:
         registry = StoreRegistry(reactor, open_store(reactor, config["store"]), "default")

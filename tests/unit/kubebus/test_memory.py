@@ -68,12 +68,10 @@ class MappingTests(SynchronousTestCase):
 
 class TrimmerTests(SynchronousTestCase):
     def test_trims_after_the_start_and_from_time_to_time_until_it_stops(self) -> None:
-        clock, trimmed = Clock(), []
-        trimmer = Trimmer(clock, first=20, again=900)
-        with (
-            mock.patch.object(memory, "trim", lambda: trimmed.append(clock.seconds())),
-            mock.patch.object(memory, "gc") as collector,
-        ):
+        clock = Clock()
+        trimmed: list[float] = []
+        trimmer = Trimmer(clock, lambda: trimmed.append(clock.seconds()), first=20, again=900)
+        with mock.patch.object(memory, "gc") as collector:
             trimmer.startService()
             clock.advance(19)
             self.assertEqual(trimmed, [])
