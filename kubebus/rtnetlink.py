@@ -1,13 +1,16 @@
 """pyroute2's ``IPRoute`` without the rest of pyroute2, which takes 5 MB more: conntrack, nftables, NDB and others.
 
 ``import pyroute2`` imports all of it, and so does the import of any module below it. Here an empty module stands for
-the package meanwhile. Whoever asks that for one of the package's names gets the whole package after all.
+the package meanwhile. Whoever asks that for one of the package's names gets the whole package after all. ``unittest``,
+which pyroute2 imports for one ``Mock`` in a class of its own tests, is left out in the same way: 1 MB.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
@@ -30,6 +33,22 @@ class _Part(ModuleType):
         return getattr(self, name)
 
 
+@contextmanager
+def _without_unittest() -> Iterator[None]:
+    """Whoever imports ``unittest`` gets an empty one, with a ``Mock`` that is none."""
+    if "unittest" in sys.modules:
+        yield
+        return
+    empty: Any = ModuleType("unittest")
+    empty.mock = ModuleType("unittest.mock")
+    empty.mock.Mock = object
+    sys.modules["unittest"] = empty
+    try:
+        yield
+    finally:
+        del sys.modules["unittest"]
+
+
 def _load() -> tuple[Any, Any]:
     spec = PathFinder.find_spec(_PACKAGE)
     if _PACKAGE not in sys.modules and spec is not None and spec.submodule_search_locations:
@@ -38,8 +57,9 @@ def _load() -> tuple[Any, Any]:
         part.__path__ = list(spec.submodule_search_locations)
         sys.modules[_PACKAGE] = part
     try:
-        linux = importlib.import_module(f"{_PACKAGE}.iproute.linux")
-        exceptions = importlib.import_module(f"{_PACKAGE}.netlink.exceptions")
+        with _without_unittest():
+            linux = importlib.import_module(f"{_PACKAGE}.iproute.linux")
+            exceptions = importlib.import_module(f"{_PACKAGE}.netlink.exceptions")
         return linux.IPRoute, exceptions.NetlinkError
     except (ImportError, AttributeError):
         # Another pyroute2 than those known: as it is meant to be.

@@ -17,8 +17,19 @@ class RtnetlinkTests(SynchronousTestCase):
     def test_only_what_is_needed_is_loaded(self) -> None:
         names = run("import sys, kubebus.rtnetlink; print(*sys.modules)").split()
         self.assertIn("pyroute2.iproute.linux", names)
-        for name in ("pyroute2.ndb", "pyroute2.conntrack", "pyroute2.nftables", "pyroute2.ipdb"):
+        for name in (
+            "pyroute2.ndb",
+            "pyroute2.conntrack",
+            "pyroute2.nftables",
+            "pyroute2.ipdb",
+            "unittest",
+            "argparse",
+        ):
             self.assertNotIn(name, names)
+
+    def test_unittest_is_itself_again(self) -> None:
+        code = "import kubebus.rtnetlink\nfrom unittest import TestCase, mock\nprint(TestCase.__module__, mock.Mock)"
+        self.assertEqual(run(code), "unittest.case <class 'unittest.mock.Mock'>")
 
     def test_it_works(self) -> None:
         code = "from kubebus.rtnetlink import IPRoute\nwith IPRoute() as ip: print(ip.link_lookup(ifname='lo'))"
