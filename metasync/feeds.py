@@ -33,6 +33,9 @@ class Outlet(Protocol):
     def broken(self, error: Exception) -> None:
         """The session cannot go on."""
 
+    def more(self, kind: str) -> str | None:
+        """Whether the log takes another line of that kind about the other end (:mod:`metasync.loglimit`)."""
+
     def seconds(self) -> float: ...
 
     def later(self, delay: float, call: Callable[[], None]) -> IDelayedCall: ...

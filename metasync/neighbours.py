@@ -21,6 +21,7 @@ from metasync.client import SyncClientService
 from metasync.data import FEED_PREFIX, add_data_feeds
 from metasync.feeds import Outlet, Rate
 from metasync.interfaces import Store
+from metasync.loglimit import UNLIMITED, LogLimit
 from metasync.session import Feeds, SyncSession
 from metasync.sitefeed import site_scope
 from metasync.wire import Hello
@@ -47,6 +48,7 @@ class NeighbourSync(Service):
     :param site: the node's site now, or ``None``.
     :param members: the nodes of that site, as the newest roster says; ``None`` if there is none.
     :param jitter: a number from 0 to 1, at random.
+    :param limit: how many lines the log takes for one neighbour's sake.
     """
 
     log = Logger()
@@ -62,7 +64,10 @@ class NeighbourSync(Service):
         *,
         members: Callable[[], Collection[str] | None] = lambda: None,
         jitter: Callable[[], float] = random,
+        limit: LogLimit = UNLIMITED,
     ) -> None:
+        self._limit = limit
+        self._rates: dict[str, Rate] = {}
         self._members = members
         self._known: dict[tuple[str, str], int] = {}
         client.share(self.all_have)
@@ -163,7 +168,8 @@ class NeighbourSync(Service):
             Hello(scopes=(scope,)),
             lambda outlet, scopes: self._feeds(name, scope, scopes, outlet),
             over,
-            Rate(WRITES_PER_SECOND, WRITES_BURST),
+            self._rates.setdefault(name, Rate(WRITES_PER_SECOND, WRITES_BURST)),
+            self._limit,
         )
         return session
 

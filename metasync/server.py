@@ -16,6 +16,7 @@ from metasync.feeds import Outlet, Rate, spawn
 from metasync.interfaces import Store, StoreError
 from metasync.keys import NodeKeys, cursor_key, cursors_prefix, network_prefix
 from metasync.lineage import Lineage
+from metasync.loglimit import UNLIMITED, LogLimit
 from metasync.model import Delete, KeyRange
 from metasync.session import Feeds, SyncSession
 from metasync.shared import SharedWatchStore
@@ -75,6 +76,7 @@ class SyncServerFactory(ServerFactory):
     :param scopes: the scopes of application data that a node shares in, asked at each session. One of a site lets the
         node read that site's pods too.
     :param keep_deletions: seconds that the stamp of a deletion stays at least (:mod:`metasync.collecting`).
+    :param limit: how many lines the log takes for one node's sake.
     """
 
     log = Logger()
@@ -88,8 +90,11 @@ class SyncServerFactory(ServerFactory):
         name: str = "server",
         scopes: Callable[[str], Sequence[str]] = default_scopes,
         keep_deletions: float = KEEP_SECONDS,
+        limit: LogLimit = UNLIMITED,
     ) -> None:
         self._reactor = reactor
+        self._limit = limit
+        self._rates: dict[str, Rate] = {}
         self._store = SharedWatchStore(reactor, store, network_prefix(network).encode(), self._store_failed)
         self._network = network
         self._lineage = Lineage(self._store, network, name)
@@ -164,7 +169,8 @@ class SyncServerFactory(ServerFactory):
             self.log.warn("sync refused to {peer}: not a node of network {network}", peer=peer, network=self._network)
             return None
         if not self._lineage.started:
-            self.log.info("sync refused to {peer}: the store is not ready", peer=peer)
+            if (more := self._limit.more(f"refusal of node {peer.name}")) is not None:
+                self.log.info("sync refused to {peer}: the store is not ready{more}", peer=peer, more=more)
             return None
         return self._session(peer.name)
 
@@ -180,7 +186,9 @@ class SyncServerFactory(ServerFactory):
             Hello(scopes=scopes),
             lambda outlet, _: self._feeds(node, scopes, outlet),
             self._ended,
-            Rate(NODE_WRITES_PER_SECOND, NODE_WRITES_BURST),
+            # Whoever opens session after session may not write more often than in one.
+            self._rates.setdefault(node, Rate(NODE_WRITES_PER_SECOND, NODE_WRITES_BURST)),
+            self._limit,
         )
         self._sessions[node] = session
         return session
@@ -216,6 +224,7 @@ class SyncServerFactory(ServerFactory):
     def forget(self, node: str) -> None:
         """A node has been removed for good: nobody waits for it any more. Should it return, all of it is compared."""
         self._nodes.discard(node)
+        self._rates.pop(node, None)
         for key in [key for key in self._known if key[0] == node]:
             del self._known[key]
         cursors = Delete(KeyRange.prefix(f"{cursors_prefix(self._network)}{node}/".encode()))

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from metasync.feeds import Outlet, Rate
+from metasync.loglimit import UNLIMITED, LogLimit
 from metasync.source import SourceFeed
 from metasync.target import TargetFeed
 from metasync.wire import (
@@ -63,6 +64,7 @@ class SyncSession(Protocol):
     :param make_feeds: called once the other end has said hello.
     :param rate: how often the other end may write here.
     :param ended: called once, with the reason, when the session is over.
+    :param limit: how many lines the log takes for the other end's sake.
     """
 
     log = Logger()
@@ -75,8 +77,10 @@ class SyncSession(Protocol):
         make_feeds: FeedMaker,
         ended: Callable[[SyncSession, Exception], None],
         rate: Rate | None = None,
+        limit: LogLimit = UNLIMITED,
     ) -> None:
         self.peer = peer
+        self._limit = limit
         self.feeds = Feeds({}, {})
         self._my_hello = hello
         self._make_feeds = make_feeds
@@ -184,12 +188,16 @@ class SyncSession(Protocol):
         if self._reason is not None:
             return
         self._reason = error
-        self.log.warn("sync with {peer} ends: {error}", peer=self.peer, error=error)
+        if (more := self.more("end")) is not None:
+            self.log.warn("sync with {peer} ends: {error}{more}", peer=self.peer, error=error, more=more)
         self._stop_feeds()
         if self.transport is not None:
             cast(IConsumer, self.transport).unregisterProducer()
             self.resumeProducing()
             getattr(self.transport, "abortConnection", self.transport.loseConnection)()
+
+    def more(self, kind: str) -> str | None:
+        return self._limit.more(f"{kind} of {self.peer}")
 
     def seconds(self) -> float:
         return float(self._reactor.seconds())

@@ -271,7 +271,10 @@ class SourceFeed(WatchObserver):
 
     def _hold(self, error: DoesNotFit) -> None:
         """This feed waits for a person; the others go on."""
-        self.log.error("sync of {prefix} is held up: {error}", prefix=self._prefix.decode(), error=error)
+        if (more := self._outlet.more("held up")) is not None:
+            self.log.error(
+                "sync of {prefix} is held up: {error}{more}", prefix=self._prefix.decode(), error=error, more=more
+            )
         self._unwatch()
         self._subscribed = self._busy = False
         self._comparison = self._stuck = self._large = None

@@ -133,7 +133,9 @@ class TargetFeed:
         return min(self._wanted_bytes or most, most)
 
     def _held(self, message: Held) -> None:
-        self.log.error("sync of {prefix} is held up: {reason}", prefix=self._prefix.decode(), reason=message.reason)
+        if (more := self._outlet.more("held up")) is not None:
+            prefix, reason = self._prefix.decode(), message.reason
+            self.log.error("sync of {prefix} is held up: {reason}{more}", prefix=prefix, reason=reason, more=more)
         self._forget_parts()
         self.status.state, self.status.error = "held", message.reason
         self._held_ticks = _RETRY_TICKS

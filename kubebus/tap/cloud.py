@@ -26,6 +26,7 @@ from kubebus.hostnetwork import HostNetworkError
 from kubebus.interfaces import Registry, RegistryError
 from kubebus.joinstring import HostPort
 from kubebus.listener import Listener
+from kubebus.loglimit import LogLimit
 from kubebus.memberadmin import NodesResource, TokensResource
 from kubebus.members import Members
 from kubebus.netconf import LinuxHostNetwork
@@ -95,6 +96,7 @@ class CloudNode(ComposedService):
             self._options["network"],
             self._options["router-name"],
             scopes_by_site(router.site_of),
+            limit=LogLimit(self.reactor.seconds),
         )
         await sync.start()
         self.at_stop(sync.stop)

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.internet.testing import StringTransport, StringTransportWithDisconnection
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from kubebus.loglimit import LogLimit
 from metasync.delta import Change
 from metasync.feeds import Overtaken, Rate
 from metasync.keys import cursor_key
@@ -168,6 +170,35 @@ class HostileTests(HostileCase):
             self.send(Changes("reported", (Change(b"k", bytes(100_000)),)))
         self.assertFalse(self.transport.connected)
 
+    def test_whoever_comes_again_and_again_does_not_fill_the_log(self) -> None:
+        limit = LogLimit(self.clock.seconds, burst=5, refill=10)
+        self.server = SyncServerFactory(self.clock, self.store, "default", limit=limit)
+        now(self.server.start())
+        with capturedLogs() as captured:
+            for _ in range(100):
+                self.connect()
+                self.send(Hello(), Subscribe("desired", None, True, 0, 0))
+                self.send(*[Held("reported", "because")] * 20)
+                self.send(Ack("nothing", b"x"))
+        lines = [formatEvent(event) for event in captured]
+        self.assertGreater(self.clock.seconds(), 10)
+        # Of each of two kinds five, and one more in ten seconds.
+        self.assertLess(len(lines), 2 * (5 + 1 + int(self.clock.seconds() / 10)) + 1, lines)
+        self.assertTrue(any("more like this were left out" in line for line in lines), lines)
+
+    def test_the_log_is_still_there_for_others(self) -> None:
+        limit = LogLimit(self.clock.seconds, burst=1, refill=1000)
+        self.server = SyncServerFactory(self.clock, self.store, "default", limit=limit)
+        now(self.server.start())
+        with capturedLogs() as captured:
+            for name in ("n1", "n1", "n1", "n2"):
+                session = self.server.buildProtocol(FakeAddress(FakePeer(name=name)))
+                assert session is not None
+                session.makeConnection(StringTransport())
+                session.broken(ProtocolError("rubbish"))
+        lines = [formatEvent(event) for event in captured]
+        self.assertEqual(["sync with node n1 ends: rubbish", "sync with node n2 ends: rubbish"], lines)
+
     @settings(max_examples=200, deadline=None)
     @given(st.lists(st.binary(max_size=200), max_size=5), st.booleans())
     def test_anyBytes(self, chunks: list[bytes], deflate: bool) -> None:
@@ -202,6 +233,9 @@ class _Outlet:
     def broken(self, error: Exception) -> None:
         self.error = error
 
+    def more(self, kind: str) -> str | None:
+        return ""
+
     def seconds(self) -> float:
         return 0.0
 
@@ -232,6 +266,21 @@ class RateTests(SynchronousTestCase):
             pair.endpoint.pump()
         self.assertLess(pair.cloud.revision - before, 60 * NODE_WRITES_PER_SECOND + NODE_WRITES_BURST + 1)
         self.assertGreater(pair.cloud.revision - before, 100)
+        pair.client.stopService()
+
+    def test_nor_does_it_get_more_by_opening_session_after_session(self) -> None:
+        pair = Pair()
+        pair.client.startService()
+        pair.settle()
+        begin, before = pair.clock.seconds(), pair.cloud.revision
+        while pair.clock.seconds() < begin + 60:
+            put(pair.edge, reported_x="1")
+            pair.clock.advance(0.025)
+            pair.endpoint.pump()
+            if int(pair.clock.seconds() * 40) % 400 == 0:
+                pair.endpoint.cut()
+        self.assertGreater(pair.endpoint.connects, 3)
+        self.assertLess(pair.cloud.revision - before, 60 * NODE_WRITES_PER_SECOND + NODE_WRITES_BURST + 1)
         pair.client.stopService()
 
 
