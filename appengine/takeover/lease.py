@@ -94,7 +94,7 @@ class _Round:
 
     def drop(self, uid: str) -> None:
         for each in (self.promised, self.met, self.proposed_at, self.accepted, self.held_by):
-            each.pop(uid, None)  # type: ignore[attr-defined]
+            each.pop(uid, None)
 
 
 class LeaseCore:
@@ -115,6 +115,7 @@ class LeaseCore:
         self._ballot = 0
         self._renew_at = self._hello_at = self._forget_at = started
         self._effects: list[Effect] = []
+        self._to_release: list[str] = []
 
     def take_effects(self) -> list[Effect]:
         """What is to be done now. To be asked for after every call."""
@@ -143,7 +144,8 @@ class LeaseCore:
             return
         self._free(claim)
         claim.again_at = now + self._timing.retry
-        self._release([uid], now)
+        # Told with the next tick: many are often released at a time.
+        self._to_release.append(uid)
 
     def held_until(self, uid: str, now: float) -> float | None:
         claim = self.claims.get(uid)
@@ -185,6 +187,7 @@ class LeaseCore:
         if peer not in self.electorate.members or peer == self.name:
             return
         self._look_at_ends(now)
+        self._clean(now)
         self.electorate.heard(peer, letter.standing, now)
         body = letter.body
         if isinstance(body, Answer):
@@ -207,6 +210,9 @@ class LeaseCore:
         """Do what is due."""
         for ballot in [ballot for ballot, each in self._rounds.items() if now >= each.deadline]:
             self._fail(self._rounds.pop(ballot), now)
+        released, self._to_release = self._to_release, []
+        if released:
+            self._release(released, now)
         self._look_at_ends(now)
         if not self.claims:
             return
@@ -219,15 +225,15 @@ class LeaseCore:
         if held and now >= self._renew_at:
             self._renew(held, now)
         self._ask(now)
-        if now >= self._forget_at:
-            self._forget_at = now + self._timing.hold
-            self.acceptor.forget(now)
+        self._clean(now)
 
     def next_tick(self, now: float) -> float | None:
         """When :meth:`tick` has something to do, if nothing else happens."""
         return min(self._due(now), default=None)
 
     def _due(self, now: float) -> Iterator[float]:
+        if self._to_release:
+            yield now
         for each in self._rounds.values():
             yield each.deadline
         reaches = self._reaches_quorum(now)
@@ -259,6 +265,11 @@ class LeaseCore:
             reached = ", ".join(sorted(self._links)) or "nobody"
             return f"this node reaches {reached}, and no majority of its site's {len(electorate.members)} nodes"
         return None
+
+    def _clean(self, now: float) -> None:
+        if now >= self._forget_at:
+            self._forget_at = now + self._timing.hold
+            self.acceptor.forget(now)
 
     # -- Within: leases that this node has
 

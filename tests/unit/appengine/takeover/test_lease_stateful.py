@@ -163,7 +163,7 @@ class LargerSite(Site):
 
 
 def run(machine: type[Site], steps: int) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=EXAMPLES,
