@@ -32,6 +32,7 @@ IN_CLUSTER_NAMES = (
 )
 """By which pods call the API."""
 
+API_CA = "kubebus-api-ca"
 CA_LIFE = datetime.timedelta(days=3650)
 LEAF_LIFE = datetime.timedelta(days=365)
 RENEW_BEFORE = datetime.timedelta(days=90)
@@ -143,7 +144,7 @@ class ApiPki:
         :raises OSError: if the directory cannot be read or written.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ca = _load(directory, "ca") or _save(directory, "ca", make_ca("kubebus-api-ca"))
+        ca = _load(directory, "ca") or _save(directory, "ca", make_ca(API_CA))
         server = _load(directory, "server")
         if server is None or not _serves(server, hosts):
             server = _save(directory, "server", issue(ca, "kubebus-api", hosts=hosts, server=True))

@@ -44,6 +44,7 @@ from kubebus.tap.directory import RouterDirectory
 from kubebus.tap.kubernetes import Kubernetes
 from kubebus.tap.options import Options
 from kubebus.tap.registry import StoreRegistry
+from kubebus.tap.sharing import SharedAuthorities
 from kubebus.tlsconfig import JOIN, LINK, RENEW
 from kubebus.trust import ForeignAuthority, RouterTrust, network_record
 from kubebus.tun import open_tun
@@ -104,7 +105,7 @@ class CloudNode(ComposedService):
         # Nobody is to wait for what a node that is gone for good has not read; who leaves its site reads it no more.
         router.subscribe(lambda name, node: sync.forget(name) if node is None else sync.look_again(name))
         subnets = PodSubnets(registry, members.plan, self._options["advertise"])
-        await self._kubernetes(store, router, subnets)
+        await self._kubernetes(store, router, subnets, trust)
         self._listen(trust, members, router)
         self._administer(trust, members, router, store, sync)
 
@@ -208,7 +209,7 @@ class CloudNode(ComposedService):
         kind = TCP6ServerEndpoint if ip_address(address).version == 6 else TCP4ServerEndpoint
         return kind(self.reactor, port, interface=address)
 
-    async def _kubernetes(self, store: Store, router: RouterService, subnets: PodSubnets) -> None:
+    async def _kubernetes(self, store: Store, router: RouterService, subnets: PodSubnets, trust: RouterTrust) -> None:
         addresses = router.network.router_addresses
         kubernetes = Kubernetes(
             self,
@@ -218,6 +219,7 @@ class CloudNode(ComposedService):
             self._public[0].host,
             list(map(str, addresses)),
             [] if router.network.plan is None else router.network.plan.node_pools,
+            SharedAuthorities(store, self._options["network"], lambda: trust.authority.key),
         )
         await kubernetes.start(self._endpoint)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
 
@@ -16,10 +18,13 @@ from edgectl.controller import ControllerOptions
 from edgectl.interfaces import NodeDirectory
 from edgectl.kubeconfig import ClusterConfig, in_cluster, load_kubeconfig
 from edgectl.kubelet_redirect import KUBELET_PORT
+from edgectl.kubelet_tls import new_ca
 from edgectl.nodes import NodeOptions
 from edgectl.service import ClusterOptions, KubeletOptions, LeaderOptions, cluster_service
+from edgectl.sharedca import Pair
 from kubebus.composed import CannotStart, ComposedService
 from kubebus.joinstring import HostPort
+from kubebus.tap.sharing import SharedAuthorities
 from metasync.interfaces import Store
 
 Listen = Callable[[str, int], IStreamServerEndpoint]
@@ -32,6 +37,7 @@ class Kubernetes:
     :param public: the name or address under which clients reach this machine.
     :param addresses: further ones of this machine.
     :param subnets: the nodes' own addresses.
+    :param shared: CAs that other processes on the store have as well.
     """
 
     def __init__(
@@ -43,7 +49,9 @@ class Kubernetes:
         public: str,
         addresses: Sequence[str],
         subnets: Sequence[IPv4Network | IPv6Network],
+        shared: SharedAuthorities,
     ) -> None:
+        self._shared = shared
         self._daemon, self._options, self._store, self._directory = daemon, options, store, directory
         self._public, self._addresses, self._subnets = public, addresses, subnets
         self._state: Path = options["state-dir"]
@@ -58,9 +66,9 @@ class Kubernetes:
             plane = await self._control_plane(listen, identity)
             self._add(plane, ClusterOptions(self._controller(), leader=leader))
         elif options["kubeconfig"] is not None:
-            self._add(load_kubeconfig(options["kubeconfig"]), self._real())
+            self._add(load_kubeconfig(options["kubeconfig"]), await self._real())
         elif options["in-cluster"]:
-            self._add(in_cluster(os.environ), self._real())
+            self._add(in_cluster(os.environ), await self._real())
         else:
             self._daemon.log.info("No Kubernetes: neither --standalone nor --kubeconfig nor --in-cluster was given")
 
@@ -81,8 +89,10 @@ class Kubernetes:
         )
         return ControllerOptions(options["namespace"], nodes, options["keep-revoked"])
 
-    def _real(self) -> ClusterOptions:
+    async def _real(self) -> ClusterOptions:
         options = self._options
+        if self._store_is_shared:
+            await self._shared.bring("kubelet", self._state / "kubelet-ca", _new_kubelet_ca)
         namespace = options["leader-namespace"]
         leader = LeaderOptions(options["router-name"], namespace) if namespace else None
         client_ca = None if options["kubelet-client-ca"] is None else _read(options["kubelet-client-ca"])
@@ -91,12 +101,17 @@ class Kubernetes:
         )
         return ClusterOptions(self._controller(KUBELET_PORT), kubelet, leader)
 
+    @property
+    def _store_is_shared(self) -> bool:
+        """Whether other processes may be on it: an embedded one is open for one only."""
+        return not self._options["store"].startswith("sqlite:")
+
     def _candidate(self) -> str | None:
         """Who this is among those on one store; ``None`` on an embedded store, which no other process can open.
 
         A restarted process is the same candidate, so that it need not wait for its own lead to run out.
         """
-        if self._options["store"].startswith("sqlite:"):
+        if not self._store_is_shared:
             return None
         path = self._state / "candidate"
         if not path.exists():
@@ -126,7 +141,10 @@ class Kubernetes:
         local = "127.0.0.1" if ip_address(address).is_unspecified else address
         public = self._public if local != address else address
         names = (local, "localhost", public, *self._addresses, *IN_CLUSTER_NAMES, str(DEFAULT_CIDR[1]))
-        pki = ApiPki.load_or_create(self._state / "kubernetes-pki", list(dict.fromkeys(names)))
+        folder = self._state / "kubernetes-pki"
+        if self._store_is_shared:
+            await self._shared.bring("kubernetes", folder / "ca", _new_api_ca)
+        pki = ApiPki.load_or_create(folder, list(dict.fromkeys(names)))
         tls = ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate)
         plane = EmbeddedControlPlane(
             daemon.reactor,
@@ -147,6 +165,19 @@ class Kubernetes:
         controller = issue(pki.ca, "kubebus-edge-controller", groups=[MASTERS])
         server = f"https://{HostPort(local, port)}"
         return ClusterConfig(server, pki.ca.certificate, controller.certificate, controller.key)
+
+
+def _new_api_ca() -> Pair:
+    from edgectl.apiserver.pki import API_CA, make_ca
+
+    made = make_ca(API_CA)
+    return Pair(made.certificate, made.key)
+
+
+def _new_kubelet_ca() -> Pair:
+    certificate, key = new_ca(time.time())
+    encoded = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Pair(certificate.public_bytes(Encoding.PEM), encoded)
 
 
 def _read(path: Path) -> bytes:

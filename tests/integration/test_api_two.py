@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from examples.demo.world import CHECKOUT, twistd
 from tests.integration.api_process import EmbeddedApi
 from tests.integration.test_api_kubectl import READY, node
+from tests.lab.daemon import Daemon
 from tests.lab.etcd import Etcd
+from tests.lab.internet import Internet
+from tests.lab.kubernetes import Kubectl
+from tests.lab.namespace import Namespace
+from tests.lab.state import Run
 from tests.lab.waiting import wait_until
 from tests.lab.world import SharedWorld
 
@@ -66,3 +74,46 @@ class TwoTests(SharedWorld, SynchronousTestCase):
         self.assertEqual("second", self.holder(self.first))
         names = self.first.kubectl("get", "pods", "-o", "name").split()
         self.assertEqual(9, len(names), "nobody has made pods twice")
+
+
+class SharedAuthorityTests(SynchronousTestCase):
+    """Two ``twistd kubebus --standalone`` on one etcd: nothing but the network's own ca.pem is copied by hand."""
+
+    def start(self, name: str, namespace: Namespace, address: str) -> Path:
+        """A router's process that is up; its state directory."""
+        state = self.folder / name
+        state.mkdir(mode=0o700, exist_ok=True)
+        command = twistd(
+            "kubebus",
+            *("--state-dir", str(state), "--router-name", name, "--public-address", address, "--standalone"),
+            *("--store", f"etcd://{self.net.vm_address}:{self.etcd.port}", "--api-address", address),
+            *("--socket", str(self.folder / f"{name}.sock")),
+        )
+        daemon = Daemon(name, command, namespace=namespace, cwd=CHECKOUT, env={"PYTHONPATH": str(CHECKOUT)})
+        self.addCleanup(daemon.close)
+        daemon.start()
+        daemon.wait_for("The embedded Kubernetes API is up", 40)
+        return state
+
+    def setUp(self) -> None:
+        self.folder = Run.current().directory("shared")
+        self.net = Internet(sites=0)
+        self.addCleanup(self.net.close)
+        self.etcd = Etcd(namespace=self.net.vm, host=self.net.vm_address)
+        self.addCleanup(self.etcd.close)
+        self.etcd.start()
+
+    def test_clients_of_one_are_clients_of_the_other(self) -> None:
+        eip, vm = "10.10.0.10", self.net.vm_address
+        first = self.start("first", self.net.eip, eip)
+        (self.folder / "second").mkdir(mode=0o700)
+        shutil.copy(first / "ca.pem", self.folder / "second")
+        second = self.start("second", self.net.vm, vm)
+        for state in (first, second):
+            for address in (eip, vm):
+                kubectl = Kubectl(state / "kubeconfig", namespace=self.net.vm)
+                namespaces = kubectl("--server", f"https://{address}:6443", "get", "namespaces", "-o", "name")
+                self.assertIn("namespace/default", namespaces)
+        stored = self.etcd.ctl("get", "--print-value-only", "/kubebus/default/api/-/shared/kubernetes")
+        self.assertIn("BEGIN CERTIFICATE", stored)
+        self.assertNotIn("PRIVATE KEY", stored)
