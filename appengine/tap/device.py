@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import CannotListenError
 
+from appengine.takeover.interfaces import Leases
+from appengine.tap.agreement import agreement
 from appengine.tap.options import Options
 from appengine.tap.place import LinkNetworkSource, PatientEndpoint
 from kubebus import __version__
@@ -41,6 +43,7 @@ from metasync.wire import SERVICE as SYNC_SERVICE
 
 if TYPE_CHECKING:
     from appengine.service import Engine
+    from appengine.takeover.records import Records
 
 _EXPECTED = (DamagedCredentials, Refused, LookupError, StoreError, TunError, HostNetworkError, OSError)
 
@@ -78,7 +81,9 @@ class DeviceNode(ComposedService):
         )
         self.add(metadata)
         neighbours = self._neighbours(store, metadata, site)
-        engine = None if self._options["no-pods"] else self._engine(store, link)
+        leases = agreement(self.reactor, site, self._state)
+        self.add(leases)
+        engine = None if self._options["no-pods"] else self._engine(store, link, site, leases)
 
         def resources() -> dict[str, Any]:
             # Loaded when somebody looks.
@@ -157,31 +162,40 @@ class DeviceNode(ComposedService):
         links.watch(lambda name, up: sync.neighbour(name, links.site_endpoint(name, NEIGHBOUR_SERVICE) if up else None))
         return sync
 
-    def _engine(self, store: Store, link: EdgeLinkService) -> Engine:
+    def _engine(self, store: Store, link: EdgeLinkService, site: SiteService, leases: Leases) -> Engine:
         """Start the engine."""
         # A device without pods does not pay for it.
         from appengine.kubelet import SERVICE as KUBELET_SERVICE
         from appengine.service import Engine
+        from appengine.takeover.records import Records
+        from appengine.tap.takeover import SiteMembership, takeover
 
-        source = LinkNetworkSource(link)
+        source, identity, state = LinkNetworkSource(link), link.identity, self._state / "pods"
+        membership = SiteMembership(site.keeper)
+        records = Records(self.reactor, store, identity.network, membership)
+        self.add(records)
+        keys = NodeKeys(identity.network, identity.name)
         engine = Engine(
             self.reactor,
             store,
-            link.identity.network,
-            link.identity.name,
+            identity.network,
+            identity.name,
             self._options["docker"],
             source,
-            self._state / "pods",
-            cluster_dns=self._cluster_dns(store, link, source),
+            state,
+            cluster_dns=self._cluster_dns(store, link, source, records),
             cluster_domain=self._options["cluster-domain"],
             image_dir=self._options["image-dir"],
             manifest_dir=self._options["manifest-dir"],
+            takeover=takeover(self.reactor, store, keys, leases, membership, records, state),
         )
         self.add(engine)
         link.serve(KUBELET_SERVICE, engine.kubelet_factory())
         return engine
 
-    def _cluster_dns(self, store: Store, link: EdgeLinkService, source: LinkNetworkSource) -> list[str]:
+    def _cluster_dns(
+        self, store: Store, link: EdgeLinkService, source: LinkNetworkSource, records: Records
+    ) -> list[str]:
         """Start what leads to Services; the addresses at which pods find their names."""
         from appengine.services.dns import NameServer
         from appengine.services.proxy import ServiceProxy
@@ -193,7 +207,7 @@ class DeviceNode(ComposedService):
         server = NameServer(self.reactor, domain, str(self._options["dns-address"]))
         rules = Nftables()
         self.at_stop(rules.close)
-        self.add(ServiceProxy(self.reactor, store, keys, source, rules.run, server.tell, reflect, domain))
+        self.add(ServiceProxy(self.reactor, store, keys, source, rules.run, server.tell, reflect, domain, records))
         if chosen:
             return list(map(str, chosen))
         try:
