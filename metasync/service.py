@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from secrets import token_bytes
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from metasync.client import SyncClientService
 from metasync.compaction import Compactable, CompactionService
 from metasync.interfaces import Store
-from metasync.latesite import LateSite
 from metasync.tokens import NamespaceTokens
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ _SECRET = "gateway.key"
 
 class EdgeMetadata(MultiService):
     """:param folder: the node's own, for the gateway's socket and the secret of its tokens.
+    :param late: what serves a web site that is made when somebody connects: many devices have no application that does.
     :param addresses: ``(IP address, port)`` pairs on which applications reach the gateway over TCP: that of the node
         on its container network, if it is switched on there.
     :ivar sync: tells the status; :ivar tokens: issues tokens.
@@ -42,6 +42,7 @@ class EdgeMetadata(MultiService):
         network: str,
         node: str,
         folder: Path,
+        late: Callable[[Callable[[], Site]], IProtocolFactory],
         addresses: Sequence[tuple[str, int]] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,14 +52,12 @@ class EdgeMetadata(MultiService):
         if isinstance(store, Compactable):  # the embedded store; another compacts itself
             children.append(CompactionService(reactor, store, self.sync.unsynced))
         places: list[Path | tuple[str, int]] = [folder / GATEWAY_SOCKET, *addresses]
-        children.extend(
-            _Listener(reactor, LateSite(partial(self._site, store, network, place)), place) for place in places
-        )
+        children.extend(_Listener(reactor, late(partial(self._site, store, network, place)), place) for place in places)
         for child in children:
             child.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def _site(self, store: Store, network: str, place: Path | tuple[str, int]) -> Site:
-        # Loaded when somebody uses it: many devices have no application that does.
+        # Loaded when somebody uses it.
         from twisted.web.server import Site
 
         from metasync.gateway import gateway_resource
@@ -73,7 +72,7 @@ class _Listener(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, site: LateSite, place: Path | tuple[str, int]) -> None:
+    def __init__(self, reactor: Any, site: IProtocolFactory, place: Path | tuple[str, int]) -> None:
         self._reactor = reactor
         self._site = site
         self._place = place

@@ -21,6 +21,7 @@ from kubebus.dialling import router_identity, tls_dialler
 from kubebus.edge import EdgeLinkService, EdgeOptions
 from kubebus.hostnetwork import HostNetworkError
 from kubebus.interfaces import IPAddress
+from kubebus.latesite import LateSite
 from kubebus.loglimit import LogLimit
 from kubebus.memory import Trimmer
 from kubebus.netconf import LinuxHostNetwork
@@ -77,6 +78,7 @@ class DeviceNode(ComposedService):
             identity.network,
             identity.name,
             self._state,
+            LateSite,
             self._data_addresses(),
         )
         self.add(metadata)

@@ -6,8 +6,7 @@ from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Protocol
 from twisted.trial import unittest
 
-import kubebus.latesite
-import metasync.latesite
+from kubebus.latesite import LateSite
 
 
 class _Site:
@@ -17,17 +16,16 @@ class _Site:
 
 class LateSiteTests(unittest.SynchronousTestCase):
     def test_it_is_made_once_and_not_before_it_is_used(self) -> None:
-        for module in (kubebus.latesite, metasync.latesite):
-            made: list[_Site] = []
+        made: list[_Site] = []
 
-            def make(made: list[_Site] = made) -> _Site:
-                made.append(_Site())
-                return made[-1]
+        def make() -> _Site:
+            made.append(_Site())
+            return made[-1]
 
-            site = module.LateSite(make)
-            site.doStart()
-            self.assertEqual(made, [])
-            self.assertIsInstance(site.buildProtocol(None), Protocol)
-            self.assertIsInstance(site.buildProtocol(None), Protocol)
-            self.assertEqual(len(made), 1)
-            site.doStop()
+        site = LateSite(make)
+        site.doStart()
+        self.assertEqual(made, [])
+        self.assertIsInstance(site.buildProtocol(None), Protocol)
+        self.assertIsInstance(site.buildProtocol(None), Protocol)
+        self.assertEqual(len(made), 1)
+        site.doStop()

@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from kubebus.adminclient import AdminClient
+from kubebus.latesite import LateSite
 from metasync.keys import data_prefix
 from metasync.model import KeyRange
 from metasync.service import GATEWAY_SOCKET, EdgeMetadata
@@ -30,7 +31,7 @@ class EdgeMetadataTests(TestCase):
             folder = Path(name)
             store = SQLiteStore.open(reactor, folder / "store.db")
             nowhere = UNIXClientEndpoint(reactor, str(folder / "none"))
-            service = EdgeMetadata(reactor, store, nowhere, "default", "n1", folder, [("127.0.0.1", 0)])
+            service = EdgeMetadata(reactor, store, nowhere, "default", "n1", folder, LateSite, [("127.0.0.1", 0)])
             service.startService()
             put = {"key": b64encode(b"a").decode(), "value": b64encode(b"1").decode()}
             client = AdminClient(str(folder / GATEWAY_SOCKET))
@@ -40,7 +41,7 @@ class EdgeMetadataTests(TestCase):
             self.assertTrue(kv.key.endswith(b"data/all/a"))
             self.assertFalse(service.sync.connected)
             await service.stopService()
-            again = EdgeMetadata(reactor, store, nowhere, "default", "n1", folder)
+            again = EdgeMetadata(reactor, store, nowhere, "default", "n1", folder, LateSite)
             self.assertEqual(again.tokens.issue("shop"), service.tokens.issue("shop"))
             await store.close()
 
