@@ -13,7 +13,9 @@ needed (``Authorization: TOKEN``, as with etcd), and it reaches what belongs to 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection
+from time import monotonic
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -24,7 +26,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from metasync.feeds import spawn
 from metasync.gateway_json import Fields, InvalidRequest, Translator
+from metasync.gateway_txn import Branch, Parser, Transaction, put_step
 from metasync.interfaces import (
     Compacted,
     FutureRevision,
@@ -37,7 +41,7 @@ from metasync.interfaces import (
     TxnTooLarge,
     Watch,
 )
-from metasync.model import DeleteResult, KeyRange, PutResult, WatchBatch
+from metasync.model import DeleteResult, Event, EventType, KeyRange, KeyValue, WatchBatch
 from metasync.stamping import DataKeys
 from metasync.tokens import NamespaceTokens
 
@@ -46,6 +50,11 @@ MAX_BODY = 2 << 20
 
 MAX_WATCHES = 1000
 MAX_BODIES = 1000
+PROGRESS_SECONDS = 600.0
+"""So often a watch that asked for it (``progress_notify``) hears how far a store is that others write: etcd's own."""
+
+_MAX_WAITING = 1000
+_FILTERS = {"NOPUT": EventType.PUT, "NODELETE": EventType.DELETE}
 _VERSIONS = (b"v3", b"v3beta", b"v3alpha")
 _log = Logger()
 
@@ -148,7 +157,7 @@ class _Gateway(Resource):
         found = await self._store.range(
             reading.keys,
             revision=reading.revision,
-            limit=1 if reading.count_only else 0 if reading.sorts else reading.limit,
+            limit=1 if reading.count_only else 0 if reading.whole else reading.limit,
             keys_only=reading.count_only or (reading.keys_only and reading.target != "VALUE"),
         )
         answer = translator.range(found, reading)
@@ -157,10 +166,11 @@ class _Gateway(Resource):
         return found.revision, answer
 
     async def _put(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
-        done = await self._store.txn((), [translator.put(fields)])
-        (result,) = done.results
-        assert isinstance(result, PutResult)
-        return done.revision, translator.result(result, fields)
+        step = put_step(translator, fields)
+        revision, answer = await Transaction(self._store, translator, Branch((), [step], ())).run()
+        answer = dict(answer["responses"][0]["response_put"])
+        del answer["header"]
+        return revision, answer
 
     async def _delete(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
         done = await self._store.txn((), [translator.delete(fields)])
@@ -169,13 +179,7 @@ class _Gateway(Resource):
         return done.revision, translator.result(result, fields)
 
     async def _txn(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
-        success, failure = fields.objects("success"), fields.objects("failure")
-        done = await self._store.txn(
-            [translator.compare(each) for each in fields.objects("compare")],
-            [translator.op(each) for each in success],
-            [translator.op(each) for each in failure],
-        )
-        return done.revision, translator.txn(done, success if done.succeeded else failure)
+        return await Transaction(self._store, translator, Parser(translator).branch(fields)).run()
 
     async def _grant(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
         granted = await self._store.lease_grant(fields.number("TTL"), translator.lease(fields.number("ID")))
@@ -214,9 +218,9 @@ class _Gateway(Resource):
         if self._watching >= MAX_WATCHES:
             raise StoreUnavailable(f"there are {MAX_WATCHES} watches already")
         self._watching += 1
-        watcher = _Watcher(request, translator)
+        watcher = _Watcher(request, translator, self._store, create)
         request.notifyFinish().addBoth(lambda _: self._ended(watcher))
-        watcher.start(self._store, translator.keys(create), create.number("start_revision"))
+        watcher.start(translator.keys(create), create.number("start_revision"))
 
     def _ended(self, watcher: _Watcher) -> None:
         self._watching -= 1
@@ -227,24 +231,66 @@ class _Gateway(Resource):
 class _Watcher:
     """One watch, as lines of JSON. A client that does not read is hung up on, for it would fill our memory."""
 
-    def __init__(self, request: Request, translator: Translator) -> None:
+    def __init__(self, request: Request, translator: Translator, store: Store, create: Fields) -> None:
         self._request = request
         self._translator = translator
+        self._store = store
+        self._without = {_FILTERS[name] for name in create.choices("filters", list(_FILTERS))}
+        self._previous = create.flag("prev_kv")
+        self._tells = create.flag("progress_notify")
+        self._told_at = monotonic()
+        self._waiting: deque[WatchBatch] = deque()
+        self._working = False
         self._watch: Watch | None = None
         self._over = False
 
-    def start(self, store: Store, keys: KeyRange, revision: int) -> None:
+    def start(self, keys: KeyRange, revision: int) -> None:
         self._request.setHeader(b"content-type", b"application/json")
         self._request.registerProducer(self, True)
         self._line({"header": header(0), "created": True})
-        self._watch = store.watch(keys, revision, self)
+        self._watch = self._store.watch(keys, revision, self)
 
     def batch(self, batch: WatchBatch) -> None:
-        events = [self._translator.event(event) for event in batch.events]
-        self._line({"header": header(batch.revision), "events": events})
+        events = tuple(event for event in batch.events if event.type not in self._without)
+        if not events:
+            self.progress(batch.revision)
+        elif self._previous:
+            self._waiting.append(WatchBatch(batch.revision, events))
+            if len(self._waiting) > _MAX_WAITING:
+                self._hang_up()
+            elif not self._working:
+                self._working = True
+                spawn(self._look_up(), self._lost)
+        else:
+            self._tell(batch.revision, [self._translator.event(event) for event in events])
+
+    async def _look_up(self) -> None:
+        """What stood there before, in the order of the batches."""
+        while self._waiting and not self._over:
+            batch = self._waiting.popleft()
+            before = [await self._before(event, batch.revision) for event in batch.events]
+            events = [self._translator.event(event, kv) for event, kv in zip(batch.events, before, strict=True)]
+            self._tell(batch.revision, events)
+        self._working = False
+
+    async def _before(self, event: Event, revision: int) -> KeyValue | None:
+        try:
+            found = await self._store.range(KeyRange.single(event.kv.key), revision=revision - 1)
+        except Compacted:
+            return None  # as in etcd: nobody knows any more
+        return found.kvs[0] if found.kvs else None
+
+    def _lost(self, error: Exception) -> None:
+        self.failed(error if isinstance(error, StoreError) else StoreUnavailable(str(error)))
+
+    def _tell(self, revision: int, events: list[dict[str, Any]]) -> None:
+        self._told_at = monotonic()
+        self._line({"header": header(revision), "events": events})
 
     def progress(self, revision: int) -> None:
-        pass
+        if self._tells and not self._waiting and not self._working and monotonic() - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = monotonic()
+            self._line({"header": header(revision)})
 
     def failed(self, error: StoreError) -> None:
         compacted = {"compact_revision": str(error.compact_revision)} if isinstance(error, Compacted) else {}
@@ -262,6 +308,7 @@ class _Watcher:
 
     def stop(self) -> None:
         self._over = True
+        self._waiting.clear()
         if self._watch is not None:
             self._watch.cancel()
 

@@ -21,16 +21,13 @@ from metasync.model import (
     DeleteResult,
     Event,
     EventType,
-    Get,
     KeyRange,
     KeyValue,
     Lease,
-    Op,
     OpResult,
     Put,
     PutResult,
     RangeResult,
-    TxnResult,
 )
 
 MAX_OPS = 40
@@ -102,7 +99,17 @@ class Fields:
 
     def choice(self, name: str, choices: list[str]) -> str:
         """An enumeration: its name or number; the first is the default."""
-        value = self.raw(name)
+        return self._one_of(name, self.raw(name), choices)
+
+    def choices(self, name: str, choices: list[str]) -> list[str]:
+        """A list of an enumeration's names or numbers."""
+        values = self.raw(name) or []
+        if not isinstance(values, list):
+            raise InvalidRequest(f"{name} is not a list")
+        return [self._one_of(name, value, choices) for value in values]
+
+    @staticmethod
+    def _one_of(name: str, value: Any, choices: list[str]) -> str:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
             return choices[value]
         if value is None or value in choices:
@@ -129,6 +136,25 @@ class Reading:
     count_only: bool
     order: str
     target: str
+    least_mod: int = 0
+    most_mod: int = 0
+    least_created: int = 0
+    most_created: int = 0
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it asks for keys by their revisions."""
+        return any((self.least_mod, self.most_mod, self.least_created, self.most_created))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the range must be read to answer it."""
+        return self.sorts or self.prunes
+
+    def wants(self, kv: KeyValue) -> bool:
+        return self.least_mod <= kv.mod_revision <= (
+            self.most_mod or _MAX_INT
+        ) and self.least_created <= kv.create_revision <= (self.most_created or _MAX_INT)
 
     @property
     def sorts(self) -> bool:
@@ -175,16 +201,26 @@ class Translator:
             fields.flag("count_only"),
             fields.choice("sort_order", ["NONE", "ASCEND", "DESCEND"]),
             fields.choice("sort_target", list(_SORTS)),
+            fields.number("min_mod_revision"),
+            fields.number("max_mod_revision"),
+            fields.number("min_create_revision"),
+            fields.number("max_create_revision"),
         )
 
     def put(self, fields: Fields) -> Put:
-        if fields.flag("ignore_value") or fields.flag("ignore_lease"):
-            raise InvalidRequest("ignore_value and ignore_lease are not known here")
+        if fields.flag("ignore_value") and fields.data("value"):
+            raise InvalidRequest("etcdserver: value is provided")
+        if fields.flag("ignore_lease") and fields.number("lease"):
+            raise InvalidRequest("etcdserver: lease is provided")
         keys = self.keys(fields)
         if keys.end is not None:
             raise InvalidRequest("a put has no range_end")
         self._check_free(keys)
         return Put(keys.start, fields.data("value"), self.lease(fields.number("lease")))
+
+    def keeps(self, fields: Fields) -> tuple[str, ...]:
+        """What a put leaves as it is: ``value``, ``lease``."""
+        return tuple(name for name in ("value", "lease") if fields.flag(f"ignore_{name}"))
 
     def delete(self, fields: Fields) -> Delete:
         keys = self.keys(fields)
@@ -211,23 +247,6 @@ class Translator:
             value = self.lease(value)
         return Compare(keys.start, target, op, value)
 
-    def op(self, fields: Fields) -> Op:
-        for name in ("request_put", "request_delete_range", "request_range"):
-            found = fields.raw(name)
-            if found is not None:
-                return self._one_op(name, Fields(found))
-        raise InvalidRequest("an operation is none of request_put, request_delete_range, request_range")
-
-    def _one_op(self, name: str, fields: Fields) -> Op:
-        if name == "request_put":
-            return self.put(fields)
-        if name == "request_delete_range":
-            return self.delete(fields)
-        reading = self.reading(fields)
-        if reading.revision or reading.sorts or reading.count_only:
-            raise InvalidRequest("a range in a transaction has key, range_end and limit only")
-        return Get(reading.keys, reading.limit)
-
     def lease(self, number: int) -> int:
         """Between a lease's ID as the caller has it and as the store has it, either way. 0 stays: no lease."""
         return number ^ self._mask if number else 0
@@ -247,8 +266,10 @@ class Translator:
 
     def range(self, found: RangeResult, reading: Reading | None = None) -> dict[str, Any]:
         kvs, more = found.kvs, found.more
-        if reading is not None and reading.sorts:
-            kvs = tuple(sorted(kvs, key=_SORTS[reading.target], reverse=reading.order == "DESCEND"))
+        if reading is not None and reading.whole:
+            kvs = tuple(filter(reading.wants, kvs))
+            if reading.sorts:
+                kvs = tuple(sorted(kvs, key=_SORTS[reading.target], reverse=reading.order == "DESCEND"))
             more = bool(reading.limit) and len(kvs) > reading.limit
             kvs = kvs[: reading.limit] if reading.limit else kvs
         answer: dict[str, Any] = {}
@@ -262,9 +283,7 @@ class Translator:
         return answer
 
     def result(self, result: OpResult, fields: Fields) -> dict[str, Any]:
-        """One operation's answer; ``fields`` are those of its request."""
-        if isinstance(result, RangeResult):
-            return self.range(result)
+        """A put's or deletion's answer; ``fields`` are those of its request."""
         answer: dict[str, Any] = {}
         previous = fields.flag("prev_kv")
         if isinstance(result, PutResult):
@@ -275,15 +294,6 @@ class Translator:
             if previous:
                 answer["prev_kvs"] = [self.kv(kv) for kv in result.previous]
         return answer
-
-    def txn(self, done: TxnResult, requests: list[Fields]) -> dict[str, Any]:
-        responses = []
-        for result, request in zip(done.results, requests, strict=True):
-            name = {RangeResult: "range", PutResult: "put", DeleteResult: "delete_range"}[type(result)]
-            answer = self.result(result, Fields(request.raw(f"request_{name}")))
-            revision = result.revision if isinstance(result, RangeResult) else done.revision
-            responses.append({f"response_{name}": {"header": {"revision": str(revision)}, **answer}})
-        return {**({"succeeded": True} if done.succeeded else {}), **({"responses": responses} if responses else {})}
 
     def granted(self, lease: Lease) -> dict[str, Any]:
         return {"ID": str(self.lease(lease.lease)), "TTL": str(lease.ttl)}
@@ -297,10 +307,10 @@ class Translator:
             answer["keys"] = [text(key[len(self._prefix) :]) for key in keys]
         return answer
 
-    def event(self, event: Event) -> dict[str, Any]:
-        if event.type is EventType.DELETE:
-            return {"type": "DELETE", "kv": self.kv(event.kv)}
-        return {"kv": self.kv(event.kv)}
+    def event(self, event: Event, previous: KeyValue | None = None) -> dict[str, Any]:
+        kind = {"type": "DELETE"} if event.type is EventType.DELETE else {}
+        before = {"prev_kv": self.kv(previous)} if previous is not None else {}
+        return {**kind, "kv": self.kv(event.kv), **before}
 
 
 def text(data: bytes) -> str:

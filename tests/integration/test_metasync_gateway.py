@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from base64 import b64encode
+from functools import partial
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -25,9 +26,14 @@ def b64(text: str) -> str:
     return b64encode(text.encode()).decode()
 
 
-A, B, Z = b64("a"), b64("b"), b64("z")
+A, B, Z = b64("a"), b64("b"), b64("c")
 PUT_A = {"request_put": {"key": A, "value": b64("txn"), "prev_kv": True}}
 GET_A = {"request_range": {"key": A}}
+GET_B = {"request_range": {"key": B}}
+PUT_B = {"request_put": {"key": B, "value": b64("within"), "prev_kv": True}}
+IS_TXN = {"key": A, "target": "VERSION", "result": "GREATER", "version": "0"}
+IS_NONE = {"key": A, "target": "VALUE", "value": b64("no such")}
+IS_NEW = {"key": B, "target": "VALUE", "value": b64("new")}
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("kv/range", {"key": A}),
     ("kv/put", {"key": A, "value": b64("1")}),
@@ -48,6 +54,32 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("kv/txn", {"success": [GET_A, {"request_delete_range": {"key": A, "prev_kv": True}}, GET_A]}),
     ("kv/txn", {"success": [PUT_A, PUT_A]}),
     ("kv/txn", {"compare": [{"key": A, "target": "CREATE", "create_revision": "0"}], "success": [PUT_A]}),
+    ("kv/put", {"key": A, "value": b64("kept"), "prev_kv": True}),
+    ("kv/put", {"key": A, "ignore_value": True, "prev_kv": True}),
+    ("kv/put", {"key": A, "ignoreValue": True, "value": b64("x")}),
+    ("kv/put", {"key": b64("none"), "ignore_value": True}),
+    ("kv/put", {"key": b64("none"), "ignore_lease": True, "value": b64("x")}),
+    ("kv/range", {"key": A}),
+    *(
+        ("kv/range", {"key": A, "range_end": Z, name: str(revision), **more})
+        for name in ("min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision")
+        for revision, more in ((4, {}), (6, {"limit": "1"}), (9, {"count_only": True}), (3, {"keys_only": True}))
+    ),
+    ("kv/txn", {"success": [{"request_range": {"key": A, "range_end": Z, "sort_order": "DESCEND", "limit": "1"}}]}),
+    ("kv/txn", {"success": [{"request_range": {"key": A, "range_end": Z, "count_only": True}}, PUT_A]}),
+    ("kv/txn", {"success": [PUT_A, {"request_range": {"key": A, "range_end": Z, "keys_only": True}}]}),
+    ("kv/txn", {"success": [{"request_range": {"key": A, "revision": "2"}}, GET_A]}),
+    ("kv/txn", {"success": [{"request_range": {"key": A, "range_end": Z, "min_mod_revision": "5"}}]}),
+    ("kv/txn", {"success": [{"request_range": {"key": A, "revision": "999"}}, PUT_A]}),
+    ("kv/txn", {"success": [{"request_txn": {"compare": [IS_TXN], "success": [GET_A, PUT_B], "failure": [GET_A]}}]}),
+    ("kv/txn", {"success": [{"request_txn": {"compare": [IS_NONE], "success": [PUT_A], "failure": [GET_A]}}, PUT_B]}),
+    ("kv/txn", {"compare": [IS_NONE], "failure": [{"request_txn": {"success": [{"request_txn": {}}, GET_A]}}]}),
+    # Compares within are of the state before.
+    ("kv/txn", {"success": [PUT_B, {"request_txn": {"compare": [IS_NEW], "success": [GET_B], "failure": [GET_A]}}]}),
+    ("kv/txn", {"success": [PUT_A, {"request_txn": {"success": [PUT_A]}}]}),
+    ("kv/txn", {"success": [{"request_put": {"key": A, "ignore_value": True}}, GET_A]}),
+    ("kv/txn", {"success": [PUT_B, {"request_put": {"key": b64("none"), "ignore_value": True}}]}),
+    ("kv/txn", {"success": [{"request_nonsense": {}}]}),
     ("kv/deleterange", {"key": b64("none")}),
     ("kv/deleterange", {"key": A, "range_end": Z, "prev_kv": True}),
     ("lease/grant", {"TTL": "60", "ID": "7"}),
@@ -58,6 +90,8 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("kv/txn", {"success": [{"request_put": {"key": B, "value": b64("3"), "lease": "7"}}]}),
     ("kv/txn", {"success": [{"request_put": {"key": B, "value": b64("3"), "lease": "8"}}]}),
     ("kv/txn", {"compare": [{"key": A, "target": "LEASE", "lease": "7"}], "success": [GET_A]}),
+    ("kv/put", {"key": A, "value": b64("4"), "ignore_lease": True}),
+    ("kv/put", {"key": A, "value": b64("4"), "ignore_lease": True, "lease": "7"}),
     ("kv/range", {"key": A}),
     ("lease/keepalive", {"ID": "7"}),
     ("lease/keepalive", {"ID": "8"}),
@@ -81,10 +115,10 @@ def ask(port: int, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         connection.close()
 
 
-def follow(port: int, revision: int, count: int) -> list[Any]:
-    """The first lines of a watch of everything."""
+def follow(port: int, revision: int, count: int, **more: Any) -> list[Any]:
+    """The first events of a watch of everything."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    create = {"key": b64("\0"), "range_end": b64("\0"), "start_revision": str(revision)}
+    create = {"key": b64("\0"), "range_end": b64("\0"), "start_revision": str(revision), **more}
     try:
         connection.request("POST", "/v3/watch", json.dumps({"create_request": create}))
         response = connection.getresponse()
@@ -127,6 +161,7 @@ class GatewayTests(TestCase):
         for path, body in REQUESTS:
             expected = await deferToThread(ask, etcd.port, path, body)
             self.assertEqual(await deferToThread(ask, port.getHost().port, path, body), expected, (path, body))
-        expected_events = await deferToThread(follow, etcd.port, start + 1, 5)
-        events = await deferToThread(follow, port.getHost().port, start + 1, 5)
-        self.assertEqual(events[:5], expected_events[:5])
+        for more in ({}, {"prev_kv": True}, {"filters": ["NOPUT"]}, {"filters": [1], "prev_kv": True}):
+            expected_events = await deferToThread(partial(follow, etcd.port, start + 1, 4, **more))
+            events = await deferToThread(partial(follow, port.getHost().port, start + 1, 4, **more))
+            self.assertEqual(events[:4], expected_events[:4], more)
