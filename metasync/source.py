@@ -14,7 +14,7 @@ from metasync.digest import ITEM, Digests, bucket_count, bucket_of, item_of, unp
 from metasync.feeds import FeedStatus, Outlet, spawn
 from metasync.interfaces import Compacted, Store, StoreError, Watch, WatchObserver
 from metasync.lineage import Lineage
-from metasync.model import KeyRange, KeyValue, WatchBatch
+from metasync.model import KeyRange, KeyValue, RangeResult, WatchBatch
 from metasync.steps import Row, Step, cut, plan
 from metasync.wire import PART, Ack, Changes, Entries, Held, ProtocolError, Reconcile, Subscribe
 
@@ -418,18 +418,27 @@ class SourceFeed(WatchObserver):
         return changes
 
     async def _rows(self, revision: int, keys_only: bool = False, min_mod_revision: int = 0) -> AsyncIterator[KeyValue]:
-        rest = self._keys
-        while True:
-            page = await self._store.range(
-                rest, revision=revision, limit=_PAGE, keys_only=keys_only, min_mod_revision=min_mod_revision
+        """All rows, page by page; the next page is read while one is worked on."""
+
+        def ask(keys: KeyRange) -> Deferred[RangeResult]:
+            page = self._store.range(
+                keys, revision=revision, limit=_PAGE, keys_only=keys_only, min_mod_revision=min_mod_revision
             )
-            if self._stopped:
-                return
-            for kv in page.kvs:
-                yield kv
-            if not page.more:
-                return
-            rest = KeyRange(page.kvs[-1].key + b"\0", self._keys.end)
+            return Deferred.fromCoroutine(page)
+
+        next_page: Deferred[RangeResult] | None = ask(self._keys)
+        try:
+            while next_page is not None:
+                page, next_page = await next_page, None
+                if self._stopped:
+                    return
+                if page.more:
+                    next_page = ask(KeyRange(page.kvs[-1].key + b"\0", self._keys.end))
+                for kv in page.kvs:
+                    yield kv
+        finally:
+            if next_page is not None:  # whoever asked has enough
+                next_page.addErrback(lambda _: None)
 
     def _key(self, kv: KeyValue) -> bytes:
         return kv.key[len(self._prefix) :]
