@@ -13,6 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from edgectl.desired import Stored
+from edgectl.lasting import lasting
 from edgectl.tokens import SECRET_PREFIX
 from edgectl.watch import Backoff, Object
 from metasync.interfaces import Store, StoreError, Watch
@@ -154,7 +155,7 @@ class Mirror:
             self._log.warn("node {node}: report {rest!r} is over {max} bytes", node=name, rest=rest, max=MAX_REPORT)
             return None
         try:
-            value = json.loads(kv.value)
+            value = lasting(json.loads(kv.value))
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):

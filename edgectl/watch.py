@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgectl.errors import ApiError, StatusError
+from edgectl.lasting import lasting
 
 PAGE_SIZE = 500
 """Objects a list request asks for: kubectl's and client-go's own page size."""
@@ -143,7 +144,7 @@ class Reflector:
     def listed(self, page: Object) -> Step:
         """A page came."""
         for item in page.get("items") or ():
-            self._listing[object_key(item)] = self._transform(item)
+            self._listing[object_key(item)] = lasting(self._transform(item))
         metadata = page.get("metadata") or {}
         if more := metadata.get("continue"):
             self.lists += 1
@@ -168,13 +169,13 @@ class Reflector:
             if self.items.pop(key, None) is not None:
                 self._changed(key, old, None)
             return
-        self.items[key] = new = self._transform(item)
+        self.items[key] = new = lasting(self._transform(item))
         self._changed(key, old, new)
 
     def replace(self, key: str, item: Object) -> None:
         """An object was read singly. What the watch tells later counts more."""
         old = self.items.get(key)
-        self.items[key] = new = self._transform(item)
+        self.items[key] = new = lasting(self._transform(item))
         self._changed(key, old, new)
 
     def watch_ended(self, lasted: float, error: ApiError | None = None) -> Step:

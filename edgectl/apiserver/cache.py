@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from edgectl.apiserver.errors import expired
 from edgectl.apiserver.resources import RESOURCES, Resource
 from edgectl.apiserver.storage import ObjectStore, decode
+from edgectl.lasting import lasting
 from metasync.interfaces import StoreError, Watch
 from metasync.model import Event, EventType, WatchBatch
 
@@ -87,7 +88,7 @@ class WatchCache:
         for kv in found.kvs:
             resource = self._objects.resource_of(kv.key)
             if resource is not None:
-                self._kinds[resource].objects[kv.key] = decode(kv)
+                self._kinds[resource].objects[kv.key] = lasting(decode(kv))
         self._advance(found.revision)
         if self._watch is not None:
             self._watch.cancel()
@@ -192,7 +193,7 @@ class WatchCache:
         previous = kind.objects.pop(key, None)
         current = None
         if event.type is EventType.PUT:
-            current = kind.objects[key] = decode(event.kv)
+            current = kind.objects[key] = lasting(decode(event.kv))
         if current is None and previous is None:
             return
         change = Change(event.kv.mod_revision, current, previous)
