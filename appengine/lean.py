@@ -1,10 +1,14 @@
 """``python -m appengine.lean [twistd's options] edgenode …``: the agent in less memory than under ``twistd``.
 
+``twistd edgenode`` becomes that by itself, in the same process, before it has opened anything. With
+:data:`PLAIN` in its environment it stays as it is: to look for a fault with docstrings and assertions.
+
 What it leaves out, and what that brings on x86-64:
 
 - docstrings and assertions (``python -OO``): 3 MB; the columns of a traceback's lines: 0.4 MB;
 - a second OpenSSL: 5 MB. TLS is pyOpenSSL's here, which brings its own; ``asyncio``, which Twisted imports for its
   coroutines, loads the standard library's ``ssl``, and ``hashlib`` loads it for digests that Python has itself;
+- Twisted's own way to TLS, with ``service_identity``: 2 MB. Ours is :mod:`kubebus.fastpath`;
 - modules that Twisted and pyroute2 import for what an agent does not do: 3 MB. They are there as soon as they are used;
 - a heap for each thread, which stays as large as it ever was.
 """
@@ -23,6 +27,10 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "131072",
 }
 
+PLAIN = "EDGENODE_PLAIN"
+
+_TWISTED_TLS = "twisted.internet.ssl"
+
 LATE = ("ssl", "http.cookiejar", "pdb")
 """Modules that are imported, and never used by an agent."""
 
@@ -40,16 +48,33 @@ class Late(ModuleType):
         return getattr(real, name)
 
 
+def _import_without(module: str, *missing: str) -> None:
+    """Import a module as it is where ``missing`` cannot be had; it knows how to do without."""
+    if module in sys.modules or any(name in sys.modules for name in missing):
+        return
+    for name in missing:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module(module)
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
 def slim() -> None:
     """Keep out what is not needed, before anything else is imported."""
     if "hashlib" not in sys.modules:
         # As if this Python was built without it; hashlib and hmac know how to do without.
         sys.modules["_hashlib"] = None  # type: ignore[assignment]
-    if "asyncio" not in sys.modules:
-        sys.modules["ssl"] = None  # type: ignore[assignment]
-        importlib.import_module("asyncio")
-        del sys.modules["ssl"]
-    for name in LATE:
+    _import_without("asyncio", "ssl")
+    _stand_in(*LATE)
+    _import_without("twisted.internet.endpoints", _TWISTED_TLS, "OpenSSL.SSL")
+    _import_without("twisted.internet.posixbase", _TWISTED_TLS)
+    _stand_in(_TWISTED_TLS)
+
+
+def _stand_in(*names: str) -> None:
+    for name in names:
         if name not in sys.modules:
             sys.modules[name] = Late(name)
 
@@ -59,9 +84,24 @@ def command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-OO", "-X", "no_debug_ranges", "-m", __spec__.name, *arguments]
 
 
+def replace_twistd() -> None:
+    """Go on as the lean agent, if this process is ``twistd`` and nothing but that. Does not return then."""
+    # Interpreter and its options stand before the script and the script's own arguments.
+    before = sys.orig_argv[: -len(sys.argv)]
+    is_twistd = os.path.basename(sys.argv[0]) == "twistd" and len(before) == 1 and bool(sys.executable)
+    if sys.flags.optimize < 2 and is_twistd and not os.environ.get(PLAIN):
+        _become(sys.argv[1:])
+
+
+def _become(arguments: list[str]) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command(arguments), {**_ENVIRONMENT, **os.environ})
+
+
 def main() -> None:
     if sys.flags.optimize < 2:
-        os.execve(sys.executable, command(sys.argv[1:]), {**_ENVIRONMENT, **os.environ})
+        _become(sys.argv[1:])
     slim()
     from twisted.scripts.twistd import run
 

@@ -6,12 +6,14 @@ import importlib
 
 from twisted.application.service import IService
 
+from appengine.lean import replace_twistd
 from appengine.tap.options import Options
 
 __all__ = ["Options", "makeService"]
 
 
 def makeService(options: Options) -> IService:
+    replace_twistd()
     # The reactor is chosen by twistd's --reactor before this runs; importing it earlier would choose it for good.
     reactor = importlib.import_module("twisted.internet.reactor")
     from appengine.tap.device import DeviceNode

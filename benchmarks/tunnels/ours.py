@@ -1,4 +1,4 @@
-"""Ours, as users run it: ``twistd kubebus`` at the hub, ``python -m appengine.lean edgenode`` at the edges."""
+"""Ours, as users run it: ``twistd kubebus`` at the hub, ``twistd edgenode`` at the edges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from appengine import lean
 from benchmarks import imports
 from benchmarks.tunnels.base import Tunnel
 from tests.lab.daemon import Daemon
@@ -25,10 +24,9 @@ PORT = 443
 
 def twistd(plugin: str, *options: str, namespace: Namespace) -> Daemon:
     """One of our two programs, not started yet."""
-    program = [str(PROGRAMS / "python"), "-m", lean.__name__] if plugin == "edgenode" else [str(PROGRAMS / "twistd")]
     return Daemon(
         plugin,
-        [*program, "--nodaemon", "--pidfile=", plugin, *options],
+        [str(PROGRAMS / "twistd"), "--nodaemon", "--pidfile=", plugin, *options],
         namespace=namespace,
         cwd=CHECKOUT,
         env={"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **compiled()},

@@ -32,7 +32,17 @@ class LeanTests(unittest.SynchronousTestCase):
         ).split()
         self.assertIn("OpenSSL.SSL", loaded)
         self.assertIn("appengine.service", loaded)
-        for name in ("_ssl", "_hashlib", "http.client", "urllib.request", "cmd", "twisted.web.http", "docker"):
+        for name in (
+            "_ssl",
+            "_hashlib",
+            "service_identity",
+            "unittest",
+            "http.client",
+            "urllib.request",
+            "cmd",
+            "twisted.web.http",
+            "docker",
+        ):
             self.assertNotIn(name, loaded)
 
     def test_what_is_late_is_there_when_it_is_used(self) -> None:
@@ -51,6 +61,39 @@ class LeanTests(unittest.SynchronousTestCase):
     def test_everything_late_exists(self) -> None:
         for name in LATE:
             in_another_python(f"import {name}")
+
+    def becomes(self, *start: str, **environment: str) -> str:
+        """What the program executes when its options are read; nothing, if it stays as it is."""
+        script = Path(self.mktemp()).absolute() / "twistd"
+        script.parent.mkdir()
+        script.write_text(
+            "import os, sys\n"
+            "def execve(program, arguments, environment):\n"
+            "    print(*arguments, environment['MALLOC_ARENA_MAX'], environment.get('KEPT'), flush=True)\n"
+            "    os._exit(0)\n"
+            "os.execve = execve\n"
+            "from appengine.lean import replace_twistd\n"
+            "replace_twistd()\n"
+        )
+        return subprocess.run(
+            [sys.executable, *start, str(script), "-n", "edgenode", "--no-pods"],
+            env={"PYTHONPATH": str(CHECKOUT), "KEPT": "kept", **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+
+    def test_twistd_becomes_lean_with_the_same_arguments(self) -> None:
+        self.assertEqual(
+            self.becomes().split(),
+            [*command(["-n", "edgenode", "--no-pods"]), "1", "kept"],
+        )
+
+    def test_it_stays_as_it_is_where_it_is_told_to_or_is_lean_already(self) -> None:
+        self.assertEqual(self.becomes(EDGENODE_PLAIN="1"), "")
+        self.assertEqual(self.becomes("-OO"), "")
+        self.assertEqual(self.becomes("-Wignore"), "")
 
     def test_help_has_the_words_of_the_options(self) -> None:
         done = subprocess.run(
