@@ -16,7 +16,7 @@ from edgectl.translate import TERMINAL, strip_pod
 from edgectl.watch import Object
 from metasync.keys import TAKEN_OVER_AS, TAKEN_OVER_BY, TAKEOVER, TAKEOVER_SITE, WAITING_FOR_SITE
 
-NOT_POSSIBLE = "TakeoverNotPossible"
+NOT_POSSIBLE = "NotTakenOver"
 TAKEN_OVER, GIVEN_BACK = "TakenOver", "GivenBack"
 """Reasons of Events at the pod."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.internet import reactor as installed_reactor
@@ -28,6 +29,9 @@ from tests.lab.state import Run
 from tests.lab.world import SharedWorld
 
 reactor: Any = installed_reactor
+
+MANIFESTS = Path(__file__).parents[2] / "examples" / "kubernetes"
+ACCOUNT = "system:serviceaccount:kubebus:kubebus"
 
 
 def edge(name: str, connected: bool = True) -> EdgeNode:
@@ -122,6 +126,28 @@ class RealKubernetesCase(SharedWorld, ControllerCase):
         self.prepare()
         self.tool = self.server.kubectl
         self.cluster = load_kubeconfig(self.server.admin_kubeconfig)
+
+
+class LeastRightsCase(RealKubernetesCase):
+    """The same, with the rights in examples/kubernetes for one namespace and no more."""
+
+    account: ClassVar[ClusterConfig]
+
+    @classmethod
+    def build_world(cls) -> None:
+        cls.server = cls.keep(KubeApiServer())
+        kubectl = cls.server.kubectl
+        kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"))
+        kubectl("apply", "-n", "default", "-f", str(MANIFESTS / "namespace-access.yaml"))
+        pair = cls.server.authority.issue(ACCOUNT)
+        cls.account = load_kubeconfig(cls.server.write_kubeconfig("kubebus", pair))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.cluster = self.account
+
+    def start(self, options: ControllerOptions | None = None) -> None:
+        super().start(options or ControllerOptions(namespaces=["default"]))
 
 
 class EmbeddedCase(ControllerCase):

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar
-
 from twisted.application.service import MultiService
 from twisted.internet.defer import maybeDeferred
 
 from edgectl.controller import ControllerOptions
 from edgectl.errors import StatusError
-from edgectl.kubeconfig import ClusterConfig, load_kubeconfig
 from edgectl.kubernetes import CONFIGMAPS, LEASES, SECRETS, KubernetesClient
 from edgectl.leader import LeadingService
 from edgectl.service import ClusterOptions, LeaderOptions, cluster_service
 from tests.integration import controller_case
-from tests.integration.controller_case import RealKubernetesCase, edge, pod, reactor, until
-from tests.lab.kubernetes import KubeApiServer
-
-MANIFESTS = Path(__file__).parents[2] / "examples" / "kubernetes"
-ACCOUNT = "system:serviceaccount:kubebus:kubebus"
+from tests.integration.controller_case import MANIFESTS, LeastRightsCase, edge, pod, reactor, until
 
 
-class LeastRightsTests(RealKubernetesCase, controller_case.Story):
-    account: ClassVar[ClusterConfig]
-
-    @classmethod
-    def build_world(cls) -> None:
-        cls.server = cls.keep(KubeApiServer())
-        kubectl = cls.server.kubectl
-        kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"))
-        kubectl("apply", "-n", "default", "-f", str(MANIFESTS / "namespace-access.yaml"))
-        pair = cls.server.authority.issue(ACCOUNT)
-        cls.account = load_kubeconfig(cls.server.write_kubeconfig("kubebus", pair))
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.cluster = self.account
-
-    def start(self, options: ControllerOptions | None = None) -> None:
-        super().start(options or ControllerOptions(namespaces=["default"]))
-
+class LeastRightsTests(LeastRightsCase, controller_case.Story):
     async def test_other_namespaces_secrets_stay_closed(self) -> None:
         self.start()
         client = KubernetesClient(reactor, self.account)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tests.integration import controller_takeover_case
-from tests.integration.controller_case import EmbeddedCase, RealKubernetesCase
+from tests.integration.controller_case import EmbeddedCase, LeastRightsCase
 
 
-class RealTests(RealKubernetesCase, controller_takeover_case.TakeoverStory):
-    """Towards a real kube-apiserver."""
+class RealTests(LeastRightsCase, controller_takeover_case.TakeoverStory):
+    """Towards a real kube-apiserver, with no more rights than examples/kubernetes gives."""
 
 
 class EmbeddedTests(EmbeddedCase, controller_takeover_case.TakeoverStory):

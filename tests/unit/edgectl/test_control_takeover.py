@@ -188,7 +188,7 @@ class DownTests(TakeoverCase):
         self.api.put("pods", opted("lonely", "edge4", uid="u5"))
         self.start()
         self.assertEqual({}, self.of_site())
-        self.assertEqual(["TakeoverNotPossible"] * 5, self.reasons())
+        self.assertEqual(["NotTakenOver"] * 5, self.reasons())
         for why in ("DaemonSet", "static", "'v' (hostPath)", "Never", "edge4 has no site"):
             self.assertTrue(any(why in message for _, message in self.events()), why)
         # The nodes judge by the same: who cannot be taken over has not opted in, as far as they know.
