@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from appengine.takeover.agreement import SERVICE, Agreement
+from appengine.takeover.timing import LeaseTiming
 from kubebus.site import SiteService
 
 
-def agreement(reactor: Any, site: SiteService, state: Path) -> Agreement:
+def agreement(reactor: Any, site: SiteService, state: Path, timing: LeaseTiming | None = None) -> Agreement:
     """Not started yet. A node without pods votes, too.
 
     :param state: the folder where it keeps by whose votes it goes.
     """
     links, keeper = site.links, site.keeper
-    made = Agreement(reactor, links.identity.name, lambda peer: links.site_endpoint(peer, SERVICE), state)
+    made = Agreement(
+        reactor, links.identity.name, lambda peer: links.site_endpoint(peer, SERVICE), state, timing=timing
+    )
 
     def roster_changed() -> None:
         roster = keeper.roster
