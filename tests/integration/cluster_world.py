@@ -6,13 +6,12 @@ tests do what it would.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from edgectl.kubelet_tls import load_or_create_credentials
 from examples.demo.world import _ENVIRONMENT, CHECKOUT, PORT, World, twistd
 from tests.lab.daemon import Daemon
 from tests.lab.kubernetes import KubeApiServer, Kubectl, kube_apiserver_program
@@ -26,31 +25,27 @@ class ClusterWorld(World):
     """:ivar server: the API server, reached from the EIP VM by ``kubectl``. The controller has the manifests' rights.
 
     :param more: more options of ``twistd kubebus``.
-    :param kubelet_ca: what the API server is to trust for kubelets [default: the controller's own CA].
+    :param names: of the nodes, one at each site.
     """
 
-    def __init__(self, *more: str, kubelet_ca: Path | None = None, names: Sequence[str] = ("edge-1", "edge-2")) -> None:
+    def __init__(self, *more: str, names: Sequence[str] = ("edge-1", "edge-2")) -> None:
         # Before anything is built: it may be that there is none.
         kube_apiserver_program()
-        self._kubelet_ca = kubelet_ca
         super().__init__(names, cloud_options=more, edge_options=("--heartbeat", "2", "--probe", "1"))
         self.kubectl = self.server.kubectl
 
     def _cloud(self) -> Daemon:
         self.cloud_path = self.path / "cloud"
         self.cloud_path.mkdir(mode=0o700)
-        load_or_create_credentials(self.cloud_path, 1_700_000_000.0, None)
-        authority = self._kubelet_ca or self.cloud_path / "kubelet-ca.crt"
         self.server = KubeApiServer(
             namespace=self.net.vm,
             host=self.net.vm_address,
-            options=[
-                f"--kubelet-certificate-authority={authority}",
-                "--kubelet-preferred-address-types=InternalIP",
-            ],
+            # For kubelets it trusts the cluster's CA, as it does by default.
+            options=["--kubelet-preferred-address-types=InternalIP"],
         )
         self._kept.enter_context(self.server)
-        self.server.kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"))
+        for manifest in ("rbac.yaml", "kubelet-serving.yaml"):
+            self.server.kubectl("apply", "-f", str(MANIFESTS / manifest))
         self.server.kubectl("apply", "-n", "default", "-f", str(MANIFESTS / "namespace-access.yaml"))
         account = self.server.write_kubeconfig("kubebus", self.server.authority.issue(ACCOUNT))
         command = twistd(
@@ -59,7 +54,7 @@ class ClusterWorld(World):
             *("--listen-port", str(PORT), "--socket", str(self.cloud_socket)),
             *(option for cidr in self.net.cloud_cidrs for option in ("--advertise", cidr)),
             *("--kubeconfig", str(account), "--namespace", "default"),
-            *("--kubelet-client-ca", str(self.server.authority.certificate)),
+            *("--kubelet-client-ca", str(self.server.authority.certificate), "--kubelet-serving-signer"),
             *self._cloud_options,
         )
         cloud = Daemon("kubebus", command, namespace=self.net.eip, cwd=CHECKOUT, env=_ENVIRONMENT)
@@ -76,11 +71,29 @@ class ClusterWorld(World):
         for edge in self.edges:
             edge.join(self.kubebus("token", "create", "--node", edge.name).strip().splitlines()[-1])
         for edge in self.edges:
-            wait_until(partial(self.registered, edge.name), 40, f"node {edge.name} to be registered and connected")
+            # By the daemon, whose log then tells what went wrong.
+            self.cloud.wait_for(partial(self.registered, edge.name), 60)
 
     def registered(self, name: str) -> bool:
         found = self.kubectl.run("get", "node", name, check=False).returncode == 0
         return found and self.condition("node", name, "EdgeConnected") == "True"
+
+    def sign(self, name: str) -> str:
+        """Approve the node's request for a serving certificate, and do what the cluster's signer does; its name."""
+
+        def asked() -> dict[str, Any] | None:
+            found: list[dict[str, Any]] = self.kubectl.json("get", "csr")["items"]
+            return next((each for each in found if each["metadata"]["name"].startswith(f"kubebus-{name}-")), None)
+
+        request = wait_until(asked, 20, f"node {name} to ask for a serving certificate")
+        assert request is not None
+        path = f"/apis/certificates.k8s.io/v1/certificatesigningrequests/{request['metadata']['name']}"
+        self.kubectl("certificate", "approve", request["metadata"]["name"])
+        request = json.loads(self.kubectl("get", "--raw", path))
+        signed = self.server.authority.sign(base64.b64decode(request["spec"]["request"]))
+        request["status"]["certificate"] = base64.b64encode(signed).decode()
+        self.kubectl("replace", "--raw", f"{path}/status", "-f", "-", input=json.dumps(request))
+        return str(request["metadata"]["name"])
 
     def allocate(self, name: str, *cidrs: str) -> None:
         """What node-ipam of kube-controller-manager does."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -56,6 +57,17 @@ class Authority:
         _write_key(pair.key, key)
         return pair
 
+    def sign(self, request: bytes) -> bytes:
+        """What a request for a server's certificate asks for (PEM, both)."""
+        asked = x509.load_pem_x509_csr(request)
+        names = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        builder = (
+            _builder(asked.subject, self._name, asked.public_key())
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(names, critical=False)
+        )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
 
 def signing_keys(folder: Path, stem: str) -> tuple[Path, Path]:
     """A private key and its public key as files: ``stem.key``, ``stem.pub``."""
@@ -83,12 +95,14 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey | CertificatePublicKeyTypes
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key.public_key() if isinstance(key, ec.EllipticCurvePrivateKey) else key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(_BEGIN)
         .not_valid_after(_END)

@@ -1,7 +1,9 @@
-"""``--adopt-pod-cidr`` with real daemons, real engines and a real kube-apiserver."""
+"""Real daemons, real engines and a real kube-apiserver on a cloud VM: pod subnets, certificates, and an attack."""
 
 from __future__ import annotations
 
+import json
+import sys
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -10,11 +12,44 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from examples.demo.world import Edge
 from tests.integration.cluster_world import ClusterWorld, sleeper
+from tests.lab.namespace import Namespace, checked
 from tests.lab.waiting import wait_until
 from tests.lab.world import SharedWorld
 
+CALL = """
+import http.client, json, ssl, sys, tempfile
+targets, paths, credentials, seconds = json.load(sys.stdin)
+answers = {}
+for address, port in targets:
+    for path in paths:
+        context = ssl._create_unverified_context()
+        if credentials:
+            with tempfile.NamedTemporaryFile("w") as file:
+                file.write(credentials)
+                file.flush()
+                context.load_cert_chain(file.name)
+        try:
+            connection = http.client.HTTPSConnection(address, port, timeout=seconds, context=context)
+            connection.request("GET" if "exec" not in path else "POST", path)
+            answer = connection.getresponse()
+            answers[f"{address}:{port}{path}"] = f"{answer.status} {answer.read().decode()[:3000]}"
+        except OSError as error:
+            answers[f"{address}:{port}{path}"] = f"{type(error).__name__} {error}"
+print(json.dumps(answers))
+"""
+"""Run on a machine: what there is to be got at each target, with the certificate and key if there are some."""
 
-class AdoptedPodCidrTests(SharedWorld, SynchronousTestCase):
+PATHS = (
+    "/containerLogs/default/{pod}/main",
+    "/exec/default/{pod}/main?command=cat&command=/etc/hostname&output=1",
+    "/stats/summary",
+    "/metrics/resource",
+    "/pods",
+)
+SECRET = "for-the-api-server-alone"
+
+
+class ClusterTests(SharedWorld, SynchronousTestCase):
     world: ClusterWorld
 
     @classmethod
@@ -22,6 +57,73 @@ class AdoptedPodCidrTests(SharedWorld, SynchronousTestCase):
         cls.world = world = cls.keep(ClusterWorld("--adopt-pod-cidr", "--advertise", "10.244.0.0/16"))
         world.start_cloud()
         world.enrol()
+        # The other's is not approved yet.
+        world.sign("edge-1")
+
+    def stats(self, name: str) -> str:
+        """Of a node, as the API server gets them from its kubelet; or why it does not."""
+        done = self.world.kubectl.run("get", "--raw", f"/api/v1/nodes/{name}/proxy/stats/summary", check=False)
+        return done.stdout + done.stderr
+
+    def test_serving_certificates_of_the_clusters_signer(self) -> None:
+        world = self.world
+        wait_until(lambda: '"nodeName"' in self.stats("edge-1"), 20, "the certificate that was issued to be used")
+        self.assertIn("certificate signed by unknown authority", self.stats("edge-2"))
+        request = world.sign("edge-2")
+        wait_until(lambda: '"nodeName"' in self.stats("edge-2"), 20, "the other's to be used as well")
+        world.cloud.kill9()
+        world.start_cloud()
+        wait_until(lambda: '"nodeName"' in self.stats("edge-2"), 40, "the device to be back")
+        requests = world.kubectl("get", "csr", "-o", "name").split()
+        self.assertEqual(2, len(requests), "a restarted router asks for nothing anew")
+        self.assertIn(request, "".join(requests))
+
+    def call(
+        self, namespace: Namespace, targets: list[tuple[str, int]], pod: str, credentials: str, seconds: int = 4
+    ) -> dict[str, str]:
+        asked = json.dumps([targets, [path.format(pod=pod) for path in PATHS], credentials, seconds])
+        done = checked(namespace.command([sys.executable, "-c", CALL]), input=asked, timeout=120)
+        answers: dict[str, str] = json.loads(done.stdout)
+        return answers
+
+    def test_a_node_reaches_the_kubelet_api_of_no_node(self) -> None:
+        """Whatever it dials, with its own key: not another's logs, shell and figures, and not by its own name."""
+        world, (edge, other) = self.world, self.world.edges
+        victim = sleeper("victim", other.name, command=f"echo {SECRET}; sleep 1000")
+        victim["spec"]["hostNetwork"] = True
+        world.kubectl.apply(victim)
+        world.wait_running("victim")
+        addresses = {
+            name: world.kubectl.json("get", "node", name)["status"]["addresses"][0]["address"]
+            for name in (edge.name, other.name)
+        }
+        pair = world.server.kubelet_client_pair
+        server = pair.certificate.read_text() + pair.key.read_text()
+        allowed = self.call(world.net.vm, [(addresses[other.name], 10250)], "victim", server, 30)
+        refused = [answer for path, answer in allowed.items() if "/exec/" not in path and not answer.startswith("200")]
+        self.assertEqual([], refused, "the API server's own key opens what is closed below")
+        logs, _, summary, metrics, _ = allowed.values()
+        self.assertIn(SECRET, logs)
+        self.assertIn('"nodeName": "edge-2"', summary)
+        # What metrics-server needs of a node; the pod may be too young to have used anything.
+        self.assertRegex(metrics, r"(?m)^node_cpu_usage_seconds_total [0-9.]+ [0-9]{13}$")
+        self.assertRegex(metrics, r"(?m)^node_memory_working_set_bytes [0-9]+ [0-9]{13}$")
+        mine = json.loads((edge.path / "identity" / "credentials.json").read_text())
+        eip = world.net.eip_address
+        everywhere = [
+            *((address, port) for address in addresses.values() for port in (10250, 10300)),
+            *((address, port) for address in ("10.250.0.1", eip) for port in (10250, 10300)),
+        ]
+        for credentials in ("", mine["certificate"] + mine["key"], server):
+            answers = self.call(edge.site.node, everywhere, "victim", credentials)
+            self.assertEqual(len(everywhere) * len(PATHS), len(answers))
+            for target, answer in answers.items():
+                self.assertRegex(answer, r"^\w*(Error|timeout|Timeout)", f"{target} is open to {edge.name}: {answer}")
+        stranger = self.call(
+            world.net.vm, [(addresses[other.name], 10250)], "victim", mine["certificate"] + mine["key"]
+        )
+        for target, answer in stranger.items():
+            self.assertRegex(answer, r"^(401|403|\w*Error)", f"{target} takes a node's key for a caller's: {answer}")
 
     def subnets(self, edge: Edge) -> list[str]:
         """Of the pods' network in the device's engine."""
@@ -38,7 +140,7 @@ class AdoptedPodCidrTests(SharedWorld, SynchronousTestCase):
         assert pod is not None
         return pod
 
-    def test_the_story(self) -> None:
+    def test_adopted_pod_subnets(self) -> None:
         """In one piece, since each part rests on the one before."""
         self.waits_for_the_allocation()
         self.takes_it_over_and_routes_follow()
@@ -92,6 +194,7 @@ class AdoptedPodCidrTests(SharedWorld, SynchronousTestCase):
         world.allocate(two.name, "10.244.5.0/24")
         pod = self.await_moved("on-edge-2", "10.244.5.")
         self.assertEqual(uid, pod["metadata"]["uid"], "it is the same pod, at another address")
+        self.assertEqual(1, pod["status"]["containerStatuses"][0]["restartCount"])
         self.assertEqual("10.244.5.0/24", self.subnets(two)[0])
         self.assertEqual([kept], one.containers("on-edge-1"), "the other node is left alone")
         self.assertTrue(world.net.pod.ping(pod["status"]["podIP"]))
