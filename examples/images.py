@@ -47,6 +47,7 @@ def build_image(
     :param debs: Debian packages by name, unpacked without their scripts; name dependencies too.
     :param wheels: Python packages as pip takes them; installed where the image's ``python3.11`` finds them.
     :param files: where in the image to put what; a folder is taken with the Python modules and YAML files below it.
+        What is in a folder ``bin`` can be run.
     :raises LabError: if a package cannot be got or unpacked; with what apt-get, dpkg-deb or pip said.
     """
     base = _base(debs, wheels)
@@ -61,7 +62,7 @@ def build_image(
         with tarfile.open(fresh, "a") as tar:
             for path, data in sorted(contents.items()):
                 entry = tarfile.TarInfo(path)
-                entry.size, entry.mode = len(data), 0o644
+                entry.size, entry.mode = len(data), 0o755 if "bin/" in path.rpartition("/")[0] + "/" else 0o644
                 tar.addfile(entry, io.BytesIO(data))
         fresh.rename(image)
     return image
