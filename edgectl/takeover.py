@@ -175,10 +175,12 @@ def shown(
     """Whose word counts; ``None`` if nobody has said anything.
 
     A taker's does until it says that nothing is left, whatever the owner says: that may be from before. But a taker
-    that is away cannot say so. Then the owner's counts, if that is newer and tells of a pod that runs.
+    that is away cannot say so. Then the owner's counts, if that is newer and tells of a pod that runs. A copy that was
+    stopped is not the pod's end: whoever takes the pod for over would replace it.
 
     :param word: what the owner reports of the pod, ``revision`` when it last changed.
     """
+    running = [taker for taker in running if not _was_stopped(taker.report)]
     best = max(running, key=lambda taker: (taker.node.connected, taker.revision), default=None)
     if best is not None:
         settles = best.node.since + SETTLE_SECONDS - now
@@ -232,6 +234,12 @@ def _runs(report: Mapping[str, Any]) -> bool:
         return False
     containers = status.get("containerStatuses")
     return not any(map(_is_held, containers if isinstance(containers, list) else ()))
+
+
+def _was_stopped(report: Mapping[str, Any]) -> bool:
+    """Whether a copy has ended by being stopped: what restarts for ever ends in no other way, but for an eviction."""
+    status = report.get("status")
+    return isinstance(status, Mapping) and status.get("phase") in TERMINAL and not status.get("reason")
 
 
 def _is_held(container: Any) -> bool:

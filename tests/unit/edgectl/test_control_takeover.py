@@ -285,6 +285,26 @@ class UpTests(TakeoverCase):
         self.take_over(2, gone=True)
         self.assertEqual((None, "10.192.1.9"), (self.by, self.address))
 
+    def test_a_copy_that_was_stopped_is_not_the_end_of_the_pod(self) -> None:
+        """Its last report before it is gone: who took that for the pod's would have a ReplicaSet make another."""
+        for phase in ("Succeeded", "Failed"):
+            self.die()
+            self.take_over(2)
+            self.take_over(2, status={**running("10.192.2.5"), "phase": phase})
+            self.assertEqual(("Running", "False"), (self.pod("web")["status"]["phase"], self.ready))
+            self.assertIn("pods/default/web", self.of_site())
+            self.come_back()
+            self.report_pod("web", running("10.192.1.9"))
+            self.settle()
+            self.assertEqual((None, "10.192.1.9", "True"), (self.by, self.address, self.ready))
+            self.let_go(2)
+
+    def test_an_evicted_copy_is(self) -> None:
+        self.die()
+        self.take_over(2)
+        self.take_over(2, status={"phase": "Failed", "reason": "Evicted"})
+        self.assertEqual("Failed", self.pod("web")["status"]["phase"])
+
     def test_nobody_runs_it_any_more(self) -> None:
         """The taker lost its majority, say, and the owner is dead: what that said last is not true."""
         self.die()
