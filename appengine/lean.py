@@ -70,6 +70,9 @@ def slim() -> None:
     _stand_in(*LATE)
     _import_without("twisted.internet.endpoints", _TWISTED_TLS, "OpenSSL.SSL")
     _import_without("twisted.internet.posixbase", _TWISTED_TLS)
+    # All that wrapClientTLS() needs: a node joins with it. Endpoints from strings ("ssl:...") stay without TLS.
+    endpoints, tls = sys.modules["twisted.internet.endpoints"], importlib.import_module("twisted.protocols.tls")
+    setattr(endpoints, "TLSMemoryBIOFactory", tls.TLSMemoryBIOFactory)  # noqa: B010
     _stand_in(_TWISTED_TLS)
 
 

@@ -58,6 +58,24 @@ class LeanTests(unittest.SynchronousTestCase):
         )
         self.assertEqual(told.split(), ["False", "True", "http.cookiejar", "e3b0c442", "b613679a"])
 
+    def test_a_node_can_join_and_be_probed(self) -> None:
+        """Twisted's own endpoints for TLS."""
+        told = in_another_python(
+            "from appengine.lean import slim; slim()\n"
+            "from twisted.internet import reactor\n"
+            "from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS\n"
+            "from twisted.internet.protocol import Factory, Protocol\n"
+            "from kubebus.tlsconfig import StrangerTLS\n"
+            "from appengine.httpget import _trusting\n"
+            "for creator in (StrangerTLS(), _trusting()):\n"
+            "    endpoint = wrapClientTLS(creator, TCP4ClientEndpoint(reactor, '127.0.0.1', 1))\n"
+            "    endpoint.connect(Factory.forProtocol(Protocol)).addErrback(lambda why: print(why.type.__name__))\n"
+            "reactor.callLater(1, reactor.stop)\n"
+            "reactor.run()\n",
+            "-OO",
+        )
+        self.assertEqual(told.split(), ["ConnectionRefusedError"] * 2)
+
     def test_everything_late_exists(self) -> None:
         for name in LATE:
             in_another_python(f"import {name}")
