@@ -72,11 +72,17 @@ class Agreement(Service):
         self._core: LeaseCore | None = None
         self._over: list[str] = []
         self._watchers: list[LeaseWatcher] = []
+        self._waiting_for: str | None = None
         self._talks: dict[str, Talk] = {}
         self._timer: IDelayedCall | None = None
         self._timer_at = 0.0
 
     # -- Service
+
+    def startService(self) -> None:
+        super().startService()
+        if self._claims:
+            self._soon()
 
     def stopService(self) -> None:
         """Leases are not given back: what has them runs on, and the next agent of this node goes on with them."""
@@ -187,6 +193,8 @@ class Agreement(Service):
         self._at(self._reactor.seconds())
 
     def _at(self, when: float) -> None:
+        if not self.running:
+            return
         if self._timer is not None:
             if self._timer_at <= when:
                 return
@@ -212,12 +220,21 @@ class Agreement(Service):
         for effect in core.take_effects():
             self._do(effect)
         now = self._clock()
+        self._tell_people(core.waiting_for(now) if self._claims else None)
         due = core.next_tick(now)
         if due is not None:
             self._at(self._reactor.seconds() + max(0.01, due - now))
         if not self._claims and not core.claims:
             for talk in self._talks.values():
                 talk.finish()
+
+    def _tell_people(self, why: str | None) -> None:
+        if why != self._waiting_for:
+            self._waiting_for = why
+            if why is None:
+                self.log.info("Node {node} can have leases of its site", node=self.node)
+            else:
+                self.log.warn("Node {node} can have no lease of its site now: {why}", node=self.node, why=why)
 
     def _do(self, effect: Effect) -> None:
         from appengine.takeover.lease import Ending, Gained, Renewed, Send, WantedBack

@@ -71,9 +71,10 @@ def main(notes: str, seconds: str, claims: str, *arguments: str) -> None:
     reactor: Any = real
     steady(reactor)
     timing = LeaseTiming(length=float(seconds), away=2.0, step=0.5)
-    device.agreement = partial(agreement, timing=timing)  # type: ignore[assignment]
+    vars(device)["agreement"] = partial(agreement, timing=timing)
     node = ClaimingNode(reactor, options)
-    node.notes, node.claims = Path(notes), dict(each.split("=") for each in claims.split(","))  # type: ignore[misc]
+    node.notes = Path(notes)
+    node.claims = {uid: owner for uid, _, owner in (each.partition("=") for each in claims.split(","))}
     node.startService()
     reactor.addSystemEventTrigger("before", "shutdown", node.stopService)
     reactor.run()
