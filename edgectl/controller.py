@@ -33,7 +33,7 @@ from edgectl.nodesync import NodeSync
 from edgectl.podcidr import PodCidrs
 from edgectl.podsync import SLIM, PodIndex, PodSync, node_name, slim
 from edgectl.services import ServiceTable, strip_node
-from edgectl.takeover import NOT_POSSIBLE, Sites, asks_for_takeover, obstacle
+from edgectl.takeover import NOT_POSSIBLE, Sites, asks_for_takeover, concerns_site, obstacle
 from edgectl.tokens import sources
 from edgectl.tokensync import TokenSync
 from edgectl.translate import Reference, encode, references
@@ -303,8 +303,10 @@ class EdgeController(Service):
         self._index.changed(key, old, new)
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
             self._token_sync.forget(old)
+        # A site waits while pods of its nodes are being read.
+        for_site = concerns_site(old, new) or (old is not None and SLIM in old)
         for node in {node_name(pod) for pod in (old, new) if pod is not None} & self._edges.keys():
-            self._push_soon(node)
+            (self._push_soon if for_site else self._push_work.add)(node)
             self._pod_work.add(key)
         if new is None or node_name(new) not in self._edges:
             return

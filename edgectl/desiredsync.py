@@ -63,7 +63,7 @@ class DesiredSync:
 
     def has_candidates(self, site: str) -> bool:
         """Whether nodes of the site have pods that may be taken over."""
-        return any(self._index.has_askers(node) for node in self._sites.members(site))
+        return any(self._index.has_candidates(node) for node in self._sites.members(site))
 
     async def push(self, node: str) -> None:
         """Write what the node is to run, where that has changed."""

@@ -15,7 +15,7 @@ from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import PODS, KubernetesClient
 from edgectl.mirror import Mirror
 from edgectl.pace import STATUS_BURST, STATUS_RATE, Pace
-from edgectl.takeover import Shown, annotations_for, asks_for_takeover, news, shown, takers, unready
+from edgectl.takeover import Shown, annotations_for, may_be_taken_over, news, shown, takers, unready
 from edgectl.translate import (
     Reference,
     merge_patch,
@@ -40,7 +40,7 @@ class PodIndex:
     def __init__(self) -> None:
         self.pods: dict[str, Object] = {}
         self._by_node: dict[str, dict[str, None]] = {}
-        self._askers: dict[str, dict[str, None]] = {}
+        self._candidates: dict[str, dict[str, None]] = {}
         self._users: dict[Reference, dict[str, None]] = {}
         self._references: dict[str, frozenset[Reference]] = {}
 
@@ -49,14 +49,14 @@ class PodIndex:
         if old is not None:
             self.pods.pop(key, None)
             _remove(self._by_node, node_name(old), key)
-            _remove(self._askers, node_name(old), key)
+            _remove(self._candidates, node_name(old), key)
             for reference in self._references.pop(key, ()):
                 _remove(self._users, reference, key)
         if new is not None and (node := node_name(new)):
             self.pods[key] = new
             self._by_node.setdefault(node, {})[key] = None
-            if asks_for_takeover(new):
-                self._askers.setdefault(node, {})[key] = None
+            if may_be_taken_over(new):
+                self._candidates.setdefault(node, {})[key] = None
             self._references[key] = found = references(new)
             for reference in found:
                 self._users.setdefault(reference, {})[key] = None
@@ -71,9 +71,9 @@ class PodIndex:
     def has_pods(self, node: str) -> bool:
         return node in self._by_node
 
-    def has_askers(self, node: str) -> bool:
-        """Whether a pod of the node asks to be taken over when that dies."""
-        return node in self._askers
+    def has_candidates(self, node: str) -> bool:
+        """Whether a pod of the node may be taken over when that dies."""
+        return node in self._candidates
 
     def used_by(self, key: str) -> frozenset[Reference]:
         return self._references.get(key, frozenset())

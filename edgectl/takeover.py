@@ -75,6 +75,12 @@ def for_nodes(pod: Mapping[str, Any]) -> Object:
     return {**told, "spec": {**told["spec"], **where}}
 
 
+def concerns_site(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+    """Whether a change of a pod is one to its site. Most are of its status, and are none."""
+    before, after = (for_nodes(pod) if pod is not None and may_be_taken_over(pod) else None for pod in (old, new))
+    return before != after
+
+
 class Sites:
     """Which nodes are where."""
 

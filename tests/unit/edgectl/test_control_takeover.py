@@ -8,7 +8,7 @@ from typing import Any
 from appengine.takeover.own import WAITING
 from edgectl.interfaces import EdgeNode
 from edgectl.takeover import SETTLE_SECONDS
-from edgectl.testing_control import fake_agent
+from edgectl.testing_control import Refusal, fake_agent
 from edgectl.watch import Object
 from metasync.keys import TAKEN_OVER_BY, NodeKeys, SiteKeys, sites_prefix
 from metasync.model import KeyRange
@@ -201,6 +201,48 @@ class DownTests(TakeoverCase):
         self.api.put("pods", opted(volumes=[{"name": "v", "projected": {"sources": sources}}]))
         self.start()
         self.assertEqual({"pods/default/web", "secrets/default/kubebus-token-uid-web-0"}, set(self.of_site()))
+
+    def test_a_site_waits_until_the_pods_of_all_its_nodes_have_been_read(self) -> None:
+        """A node that is enrolled late had pods before: of these little was kept."""
+        self.api.put("pods", opted())
+        self.api.put("pods", pod("late", "edge4"))
+        self.start()
+        self.api.put("configmaps", configmap("settings", a="1"))
+        silent: list[str] = []
+
+        def fail(what: str) -> None:
+            if what == "GET /api/v1/namespaces/default/pods/late":
+                silent.append(what)
+                raise Refusal(503, "ServiceUnavailable")
+
+        self.api.fail = fail
+        self.directory.set(member(4))
+        self.api.put("pods", opted("web2", uid="uid-2"))
+        self.settle()
+        self.assertEqual((["pods/default/web"], True), (list(self.of_site()), bool(silent)))
+        self.api.fail = lambda _: None
+        self.settle(10)
+        self.assertEqual(["pods/default/web", "pods/default/web2"], list(self.of_site()))
+
+    def test_changes_of_status_cost_the_site_nothing(self) -> None:
+        self.api.put("pods", opted())
+        self.start()
+        looked: list[str] = []
+        sync = self.controller._desired_sync
+        push = sync.push_site
+
+        async def look(site: str) -> None:
+            looked.append(site)
+            await push(site)
+
+        self.patch(sync, "push_site", look)
+        for number in range(5):
+            self.report_pod("web", running(f"10.192.1.{number + 5}"))
+            self.settle()
+        self.assertEqual([], looked)
+        self.api.put("pods", opted("web2", uid="uid-2"))
+        self.settle()
+        self.assertEqual(["plant"], looked[:1])
 
     def test_leftovers_in_the_store_go_and_a_settled_site_is_not_written(self) -> None:
         self.put(SiteKeys("default", "plant").desired_object("pods", "default", "old"), {"metadata": {"uid": "x"}})
