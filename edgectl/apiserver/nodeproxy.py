@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from edgectl.apiserver import errors
 from edgectl.apiserver.channel import BoundedChannel
+from edgectl.apiserver.identity import User
 from metasync.keys import TAKEN_OVER_BY
 
 Obj = dict[str, Any]
@@ -98,8 +99,12 @@ def request_head(method: str, path: str, node: str, headers: Sequence[tuple[byte
 
 
 class ApiChannel(BoundedChannel):
-    """An HTTP connection that can be handed to another protocol after a request."""
+    """An HTTP connection that can be handed to another protocol after a request.
 
+    :ivar certified: whose certificate it was opened with, once somebody has looked. Twisted renegotiates none.
+    """
+
+    certified: User | None = None
     _successor: IProtocol | None = None
 
     def take_over(self, successor: IProtocol) -> None:

@@ -161,8 +161,14 @@ class ApiResource(WebResource):
         return User(user.name, (*user.groups, AUTHENTICATED), user.uid)
 
     def _certified(self, request: Request) -> User | None:
+        channel = request.channel
+        if isinstance(channel, ApiChannel) and channel.certified is not None:
+            return channel.certified
         peer = _peer_certificate(request)
-        return certificate_user(peer.to_cryptography()) if peer is not None else None
+        user = certificate_user(peer.to_cryptography()) if peer is not None else None
+        if isinstance(channel, ApiChannel):
+            channel.certified = user
+        return user
 
     # -- what there is
 
