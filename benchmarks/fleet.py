@@ -47,16 +47,13 @@ class Fleet:
         enter(self.net)
         self.path = Run.current().directory("fleet")
         kubeconfig, self.socket = self.path / "kubeconfig", self.path / "socket"
+        twistd = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile="]
+        if options.profile:
+            twistd += [f"--profile={options.profile}", "--profiler=cprofile", "--savestats"]
         command = [
-            *(str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", "kubebus", "--standalone"),
-            *(
-                "--state-dir",
-                str(self.path / "cloud"),
-                "--public-address",
-                "127.0.0.1",
-                "--listen-address",
-                "127.0.0.1",
-            ),
+            *(*twistd, "kubebus", "--standalone"),
+            *("--state-dir", str(self.path / "cloud")),
+            *("--public-address", "127.0.0.1", "--listen-address", "127.0.0.1"),
             *("--kubeconfig-out", str(kubeconfig), "--socket", str(self.socket), "--router-name", "fleet"),
         ]
         environment = {"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
@@ -97,9 +94,13 @@ class Fleet:
         say("router's memory a node", f"{(pss(self.router.pid) - empty) / 1024 / count:.0f} KiB")
         together = sum(pss(process.pid) for process in self.processes)
         say("a simulated node's memory", f"{together / 1024 / count:.0f} KiB")
+        say("LISTs of the edge controller so far", str(self.lists()))
         watcher.stop()
         await client.close()
-        await self.restart(count, whole)
+        if self.options.profile:
+            self.router.stop(60)
+        else:
+            await self.restart(count, whole)
 
     async def restart(self, count: int, whole: int) -> None:
         """The router is killed and started again. All Nodes are connected and all Pods Running as before."""
@@ -123,8 +124,12 @@ class Fleet:
         watcher.stop()
         await client.close()
         self.router.stop(60)
-        (lists,) = re.findall(r"made (\d+) LIST", self.router.text())
-        say("LISTs of the edge controller since then", lists)
+        say("LISTs of the edge controller since then", str(self.lists()))
+
+    def lists(self) -> int:
+        """How many it has made in its present life: those of its start, and those of lost places since."""
+        life = self.router.text().rpartition("edge controller is up after ")[2]
+        return int(life.partition(" ")[0]) + life.count("listing all of it anew")
 
 
 async def create_pods(cluster: ClusterConfig, names: list[str], pods: int) -> None:
@@ -167,6 +172,7 @@ def main() -> int:
     parser.add_argument("--pods", type=int, default=10, help="for each node")
     parser.add_argument("--processes", type=int, default=4, help="that the nodes are in")
     parser.add_argument("--limit", type=float, default=600, help="seconds for each step")
+    parser.add_argument("--profile", metavar="FILE", help="write cProfile's statistics of the router; no restart then")
     options = parser.parse_args()
     failed: list[BaseException] = []
 

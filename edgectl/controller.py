@@ -256,8 +256,8 @@ class EdgeController(Service):
         for work in self._all_work():
             work.start()
         self._log.info(
-            "edge controller is up: {nodes} nodes, {pods} bound pods",
-            nodes=len(self._edges), pods=len(self._index.pods),
+            "edge controller is up after {lists} LIST requests: {nodes} nodes, {pods} bound pods",
+            lists=self.lists, nodes=len(self._edges), pods=len(self._index.pods),
         )  # fmt: skip
 
     def _look_at(self, name: str) -> None:

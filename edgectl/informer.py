@@ -137,7 +137,10 @@ class Informer:
             self._reconsider(error)
         if failed is not None and not self._stopped:
             self._log.info("{name}: watch ended: {error}", name=self, error=failed)
-        return self._core.watch_ended(self._reactor.seconds() - began, failed)
+        next_ = self._core.watch_ended(self._reactor.seconds() - began, failed)
+        if isinstance(next_, ListStep) and not self._stopped:
+            self._log.info("{name}: listing all of it anew", name=self)
+        return next_
 
     def _reconsider(self, error: ApiError) -> None:
         """A server that was upgraded may serve another version."""
