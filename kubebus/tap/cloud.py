@@ -29,6 +29,7 @@ from kubebus.listener import Listener
 from kubebus.loglimit import LogLimit
 from kubebus.memberadmin import NodesResource, TokensResource
 from kubebus.members import Members
+from kubebus.memory import AFTER_CROWD, Trimmer, release_heap
 from kubebus.netconf import LinuxHostNetwork
 from kubebus.network import Network
 from kubebus.oldtokens import OldTokens
@@ -108,6 +109,7 @@ class CloudNode(ComposedService):
         await self._kubernetes(store, router, subnets, trust)
         self._listen(trust, members, router)
         self._administer(trust, members, router, store, sync)
+        self.add(Trimmer(self.reactor, release_heap, again=AFTER_CROWD))
 
     def _open_store(self) -> Store:
         store = open_store(self.reactor, self._options["store"])
