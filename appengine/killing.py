@@ -108,7 +108,9 @@ class Killer:
                 await self._exit(view, self._left(view))
         if self._running(view.id):
             await self._runtime.signal(view.id, "SIGKILL")
-            await self._exit(view, _AFTER_KILL)
+            if self._running(view.id):
+                # Its end may have been seen before the answer was: nobody would tell of it again.
+                await self._exit(view, _AFTER_KILL)
 
     def _left(self, view: ContainerView) -> float:
         return max(0.0, self._deadlines[view.id] - float(self._reactor.seconds()))
