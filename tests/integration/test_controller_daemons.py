@@ -142,6 +142,43 @@ class DaemonsTests(DaemonsCase):
         told = edge.execute("asker", "sh", "-c", script.format("nslookup kubernetes.default 2>&1"))
         self.assertRegex(told, "(?s)SERVFAIL.*took [0-6]$")
 
+    def test_drain_moves_pods_to_the_other_edge_within_their_disruption_budget(self) -> None:
+        world, (edge, other) = self.world, self.world.edges
+        labels = {"app": "drained"}
+        container = {
+            "name": "main",
+            "image": IMAGE,
+            "command": ["sh", "-c", "trap exit TERM; while :; do sleep 1; done"],
+        }
+        spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
+        template = {"metadata": {"labels": labels}, "spec": spec}
+        deployment = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
+        world.kubectl("cordon", other.name)
+        self.addCleanup(world.kubectl, "uncordon", other.name)
+        self.addCleanup(world.kubectl, "uncordon", edge.name)
+        self.addCleanup(world.kubectl, "delete", "deployment,pdb", "drained")
+        world.kubectl.apply(
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "drained"}, "spec": deployment},
+            {
+                "apiVersion": "policy/v1",
+                "kind": "PodDisruptionBudget",
+                "metadata": {"name": "drained"},
+                "spec": {"minAvailable": 1, "selector": {"matchLabels": labels}},
+            },
+        )
+        world.kubectl("rollout", "status", "deployment/drained", "--timeout=60s")
+        before = world.kubectl("get", "pods", "-l", "app=drained", "-o", "jsonpath={.items[*].metadata.name}").split()
+        world.kubectl("uncordon", other.name)
+        # One goes; the second must wait until the first has its successor at the other edge, and kubectl tries again.
+        told = world.kubectl.run("drain", edge.name, "--pod-selector=app=drained", "--timeout=90s", timeout=100)
+        self.assertIn("Cannot evict pod as it would violate the pod's disruption budget", told.stderr)
+        for name in before:
+            self.assertIn(f"pod/{name} evicted", told.stdout)
+            self.assertEqual([], edge.containers(name, everything=True), "nothing of it is left on the device")
+        world.kubectl("rollout", "status", "deployment/drained", "--timeout=60s")
+        nodes = world.kubectl("get", "pods", "-l", "app=drained", "-o", "jsonpath={.items[*].spec.nodeName}")
+        self.assertEqual({other.name}, set(nodes.split()))
+
     def test_create_update_delete_while_the_node_is_away(self) -> None:
         world, edge = self.world, self.world.edges[0]
         world.kubectl.apply(config_map("settings", "old"), pod("kept", edge.name, config="settings"))
