@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -124,13 +125,19 @@ def encode_config(config: LinkConfig) -> dict[str, object]:
         "node": config.node,
         "addresses": [str(address) for address in config.addresses],
         "pod_subnets": [str(subnet) for subnet in config.pod_subnets],
-        "routes": [{"subnet": str(route.subnet), "pool": route.pool} for route in config.routes],
-        "router_addresses": [str(address) for address in config.router_addresses],
+        "routes": [{"subnet": _spelt(route.subnet), "pool": route.pool} for route in config.routes],
+        "router_addresses": [_spelt(address) for address in config.router_addresses],
         "mtu": config.mtu,
         "routers": list(config.routers),
         "time": config.time,
         **site,
     }
+
+
+@lru_cache(maxsize=1024)
+def _spelt(thing: IPAddress | IPNetwork) -> str:
+    """What all nodes of a router are told: spelling an address takes longer than looking it up."""
+    return str(thing)
 
 
 def decode(payload: bytes) -> Message:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import urlsplit
 
 from cryptography import x509
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_URI = re.compile(r"kubebus://(?P<network>[^/?#]*)/(?P<role>[^/?#]*)/(?P<name>[^/?#]*)")
 _MAX_NAME = 63
 
 
@@ -60,15 +60,16 @@ def parse_uri(uri: str) -> PeerIdentity:
 
     :raises InvalidIdentity: if it is none of ours.
     """
-    parts = urlsplit(uri)
-    path = parts.path.split("/")
-    if parts.scheme != "kubebus" or len(path) != 3 or parts.query or parts.fragment:
+    parts = _URI.fullmatch(uri)
+    if parts is None:
         raise InvalidIdentity(f"{uri[:200]!r} is not a kubebus identity (kubebus://NETWORK/node/NAME)")
     try:
-        role = Role(path[1])
+        role = Role(parts["role"])
     except ValueError:
-        raise InvalidIdentity(f"{uri[:200]!r}: {path[1]!r} is neither 'node' nor 'router'") from None
-    return PeerIdentity(check_name(parts.netloc, "network name"), role, check_name(path[2], f"{role.value} name"))
+        raise InvalidIdentity(f"{uri[:200]!r}: {parts['role']!r} is neither 'node' nor 'router'") from None
+    return PeerIdentity(
+        check_name(parts["network"], "network name"), role, check_name(parts["name"], f"{role.value} name")
+    )
 
 
 def identity_of(certificate: x509.Certificate) -> PeerIdentity:

@@ -118,10 +118,11 @@ _prepared: WeakSet[SSL.Context] = WeakSet()
 
 
 def _keep(connection: SSL.Connection, line: bytes) -> None:
-    secrets = _shaking.get(connection)
-    if secrets is not None:
-        label, _, secret = line.split(b" ")
-        if label in (_OWN_SECRET, _PEER_SECRET):
+    # Called for each secret of a handshake, of which there are five.
+    if line.startswith((_OWN_SECRET, _PEER_SECRET)):
+        secrets = _shaking.get(connection)
+        if secrets is not None:
+            label, _, secret = line.split(b" ")
             secrets[label] = bytes.fromhex(secret.decode())
 
 
