@@ -37,6 +37,9 @@ from tests.unit.metasync.loopback import Loopback, until
 
 PREFIX = NodeKeys("default", "n1").desired.encode()
 CHANGES = 100
+_SECONDS_A_KEY = 0.05
+"""A mirror writes key by key, and each of its writes is synced to the disk."""
+
 LAST = PREFIX + b"~"
 """The last key of all: a mirror that copies in the order of keys brings it last."""
 
@@ -172,7 +175,8 @@ class Bench:
         await cloud.txn((), [Put(LAST, b"%d" % self._round)])
         resident = forget_peak()
         start()
-        await until(self.reactor, lambda: self._arrived(copy), f"{what} by {who}", 900)
+        longest = 300 + self.keys * _SECONDS_A_KEY
+        await until(self.reactor, lambda: self._arrived(copy), f"{what} by {who}", longest)
         taken = time.monotonic() - began
         mark = KeyRange.prefix(PREFIX)
         surplus = (await copy.range(mark, limit=1)).count - (await cloud.range(mark, limit=1)).count

@@ -51,6 +51,14 @@ _STRETCH_BYTES = 1 << 20
 _SWEEP_ROWS = 2000
 _VACUUM_PAGES = 256
 
+_PAGE_BYTES = 1024
+"""Of a new file. A write of a small object changes five pages, so that small ones spare the flash: 9 KB are handed to
+the file system for it instead of 26 KB with SQLite's own 4096 (``benchmarks/metasync_flash.py``).
+"""
+
+_WAL_BYTES = 4 << 20
+"""So much is written to the log before it is copied into the file; it then begins anew."""
+
 
 class Damaged(StoreError):
     """The file is not a sound database."""
@@ -151,11 +159,14 @@ class SQLiteFile:
     def _prepare(self, new: bool, safe: bool) -> None:
         db = self._db
         if new:
+            db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {'FULL' if safe else 'NORMAL'}")
-        db.execute("PRAGMA journal_size_limit = 4194304")
+        (page,) = db.execute("PRAGMA page_size").fetchone()
+        db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_BYTES // page}")
+        db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         db.execute("PRAGMA cache_size = -2048")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._create()

@@ -23,6 +23,9 @@ _MOST_GAPS = 100_000
 _UNKNOWN_TTL = 3600
 """Seconds of a lease of which only its keys could be read: its owner keeps it alive, or it ends."""
 
+_KEEP_ASIDE = 2
+"""So many damaged files are kept."""
+
 _CURSORS = b"/sync/cursors/"
 
 
@@ -33,6 +36,7 @@ def open_or_rescue(path: Path, *, safe: bool = True, clock: Clock = time.monoton
 
     :raises sqlite3.Error: if the file cannot be opened for another reason.
     """
+    _finish(path)
     try:
         return SQLiteFile(path, safe=safe, clock=clock)
     except Damaged as error:
@@ -42,9 +46,9 @@ def open_or_rescue(path: Path, *, safe: bool = True, clock: Clock = time.monoton
             raise
         reason = f"{path} is damaged: {error}"
     _log.critical("{reason}; reading what can be read of it", reason=reason)
+    kept = _rescue(path, clock)
     aside = _move_aside(path)
-    file = SQLiteFile(path, safe=safe, clock=clock)
-    kept = _fill(file, aside)
+    _finish(path)
     _log.critical(
         "{path} was damaged: {kept} keys could be read and are kept, the rest comes from the cloud; the damaged file "
         "is {aside}",
@@ -52,7 +56,40 @@ def open_or_rescue(path: Path, *, safe: bool = True, clock: Clock = time.monoton
         kept=kept,
         aside=aside,
     )
-    return file
+    return SQLiteFile(path, safe=safe, clock=clock)
+
+
+def _rescue(path: Path, clock: Clock) -> int:
+    """Into a file beside it, which takes its place only when it is complete: this may be cut short, and begin again."""
+    fresh = _rescued(path)
+    _remove(fresh)
+    try:
+        file = SQLiteFile(fresh, clock=clock)
+        try:
+            return _fill(file, path)
+        finally:
+            file.close()
+    except BaseException:
+        _remove(fresh)
+        raise
+
+
+def _finish(path: Path) -> None:
+    """If the damaged file is away, what was rescued takes its place."""
+    fresh = _rescued(path)
+    if fresh.exists() and not path.exists():
+        for companion in _COMPANIONS[1:]:  # they belong to the damaged file
+            path.with_name(path.name + companion).unlink(missing_ok=True)
+        fresh.rename(path)
+
+
+def _rescued(path: Path) -> Path:
+    return path.with_name(path.name + ".rescued")
+
+
+def _remove(path: Path) -> None:
+    for companion in _COMPANIONS:
+        path.with_name(path.name + companion).unlink(missing_ok=True)
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
@@ -61,14 +98,22 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 
 def _move_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
+    """Under the next number. The oldest go: a device's flash is small, and whatever damages files may do so again."""
+    asides = sorted((number, each) for each in path.parent.glob(f"{path.name}.damaged-*") if (number := _number(each)))
+    aside = path.with_name(f"{path.name}.damaged-{asides[-1][0] + 1 if asides else 1}")
     for companion in _COMPANIONS:
         file = path.with_name(path.name + companion)
         if file.exists():
             file.rename(aside.with_name(aside.name + companion))
+    for _, old in asides[: 1 - _KEEP_ASIDE]:
+        _log.warn("{old} is deleted: newer damaged files are kept", old=old)
+        _remove(old)
     return aside
+
+
+def _number(aside: Path) -> int:
+    number = aside.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def _fill(file: SQLiteFile, damaged: Path) -> int:

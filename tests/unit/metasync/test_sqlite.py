@@ -15,9 +15,11 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
+from metasync import sqlite_rescue
 from metasync.interfaces import LeaseNotFound, Stage, Store, StoreError, StoreUnavailable
 from metasync.model import Compare, Delete, KeyRange, Op, Put
 from metasync.sqlite import SQLiteStore
+from metasync.sqlite_file import SQLiteFile
 from metasync.testing import Recorder, StoreContract
 
 reactor: Any = _reactor
@@ -313,6 +315,80 @@ class FileTests(TestCase):
         await store.close()
         self.assertTrue(self.path.with_name(self.path.name + ".damaged-1").exists())
 
+    async def damaged(self) -> None:
+        """A store of a hundred keys, in the middle of whose file something else stands."""
+        store = self.open()
+        for i in range(100):
+            await store.txn((), [Put(b"%03d" % i, b"%03d" % i * 300)])
+        await store.close()
+        self.damage()
+
+    def damage(self) -> None:
+        with self.path.open("r+b") as file:
+            file.seek(self.path.stat().st_size // 2 // 4096 * 4096)
+            file.write(bytes(range(256)) * 16 * 3)
+
+    async def test_aRescueThatIsCutShortBeginsAgain(self) -> None:
+        """The disk is full, or the power goes: the damaged file stays where it is until all is read of it."""
+        await self.damaged()
+        txn, count = SQLiteFile.txn, []
+
+        def full(*arguments: Any) -> Any:
+            count.append(1)
+            if len(count) > 30:
+                raise sqlite3.OperationalError("database or disk is full")
+            return txn(*arguments)
+
+        self.patch(SQLiteFile, "txn", full)
+        self.assertIn("full", str(self.assertRaises(StoreError, self.open)))
+        self.assertEqual([each.name for each in self.path.parent.glob(self.path.name + ".*")], [])
+        self.patch(SQLiteFile, "txn", txn)
+        await self.assertRescued()
+
+    async def assertRescued(self) -> None:
+        store = self.open()
+        self.assertGreater(len((await store.range(ALL)).kvs), 70)
+        await store.close()
+        store = self.open()
+        self.assertGreater(len((await store.range(ALL)).kvs), 70)
+        await store.close()
+
+    async def test_thePowerGoesBeforeTheRescuedFileIsInPlace(self) -> None:
+        await self.damaged()
+        finish = sqlite_rescue._finish
+
+        def gone(path: Path) -> None:
+            if not path.exists():
+                path.with_name(path.name + "-wal").write_bytes(b"of the damaged file")
+                raise OSError("the power is gone")
+
+        self.patch(sqlite_rescue, "_finish", gone)
+        self.assertRaises(StoreError, self.open)
+        self.assertFalse(self.path.exists())
+        self.patch(sqlite_rescue, "_finish", finish)
+        await self.assertRescued()
+
+    async def test_onlyTheLatestDamagedFilesAreKept(self) -> None:
+        for _ in range(4):
+            await self.damaged()
+            await self.open().close()
+        kept = sorted(each.name[len(self.path.name) :] for each in self.path.parent.glob(self.path.name + ".*"))
+        self.assertEqual([name for name in kept if not name.endswith(("-wal", "-shm"))], [".damaged-3", ".damaged-4"])
+
+    async def test_aSmallWriteSparesTheFlash(self) -> None:
+        """Bytes that are written, log and file together, for each acknowledged write of 300 bytes."""
+        store = self.open()
+
+        def written() -> int:
+            return int(Path("/proc/self/io").read_text().partition("wchar: ")[2].partition("\n")[0])
+
+        for count in (200, 600):  # the first fill the file
+            before = written()
+            for i in range(count):
+                await store.txn((), [Put(b"/kubebus/default/nodes/n1/reported/pods/%d" % (i % 50), b"%03d" % i * 100)])
+        self.assertLess((written() - before) / 600, 13_000)
+        await store.close()
+
     async def test_aValueThatHasChangedByItselfIsNotBelieved(self) -> None:
         store = self.open()
         await store.txn((), [Put(b"good", b"g" * 300), Put(b"bad", b"unmistakable" * 30)])
@@ -356,8 +432,6 @@ class FileTests(TestCase):
             self.assertFalse(self.path.with_name(self.path.name + ".damaged-1").exists())
 
     def test_anotherProgramsDatabase(self) -> None:
-        import sqlite3
-
         db = sqlite3.connect(self.path)
         db.execute("CREATE TABLE x (y)")
         db.close()
