@@ -2,8 +2,8 @@
 """Many edges in one process: real TLS links, but TUN devices and hosts in memory.
 
 ``python -m tests.integration.network_crowd CONFIG.json``; control socket as in :mod:`network_process`:
-``["connected"]``, ``["addresses"]``, ``["exchange"]`` (each node sends a packet to the next one), ``["spoof"]``,
-``["received"]``.
+``["connected"]``, ``["wear_out"]``, ``["addresses"]``, ``["exchange"]`` (each node sends a packet to the next one),
+``["spoof"]``, ``["received"]``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from random import random
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -62,6 +63,15 @@ class Crowd(Node):
 
     def connected(self) -> int:
         return sum(service.connected for service, _ in self._edges)
+
+    def wear_out(self) -> int:
+        """As if each had tried in vain for long: it waits for the longest time, from any moment of that on."""
+        for service, _ in self._edges:
+            backoff, linker = service._options.backoff, service._linker
+            linker.stop()
+            backoff._next = backoff.last
+            self._reactor.callLater(random() * backoff.wait(0.0), linker.start)
+        return len(self._edges)
 
     def addresses(self) -> list[str]:
         """The IPv4 address of each node."""
