@@ -269,10 +269,11 @@ def congestion(text: str) -> str | None:
 
 CONGESTION_SETTING = Setting(
     "congestion",
-    "the congestion control of this side of the links, where the kernel has it, or 'default' for the kernel's own",
+    "the congestion control of this side of the links, where the kernel has it; 'auto': BBR on paths that are long or "
+    "lose packets, CUBIC on others; 'default': the kernel's own",
     congestion,
-    "a name in /proc/sys/net/ipv4/tcp_available_congestion_control",
-    "bbr",
+    "'auto', 'default', or a name in /proc/sys/net/ipv4/tcp_available_congestion_control",
+    "auto",
 )
 
 

@@ -58,8 +58,9 @@ class UnsentLimit:
         return False
 
 
-READ_AHEAD = 1 << 17
-"""Bytes that may wait to be read here: a full turn of the reactor."""
+READ_AHEAD = 1 << 19
+"""Bytes that may wait to be read here: two turns of the reactor. With half a turn, busy processes in a row wait
+for each other: 512 KiB carried 30 % more than 128 KiB, for a millisecond more under load."""
 RELEASE = 1.0
 """Seconds without falling behind, after which the kernel may do as it likes again."""
 
@@ -103,4 +104,45 @@ class ReceiveLimit:
         if self.limit is None or now - self._behind_at < RELEASE:
             return False
         self.limit = None
+        return True
+
+
+SHORT = 0.005
+"""Seconds. On a path with a round trip below this, losses are rare and soon made good, and the queues are those of busy
+processes. BBR takes waiting for a processor for the path's delay and sends less: 1.6 Gbit/s where CUBIC had 2.3."""
+LONG_PATH = "bbr"
+"""It keeps going on paths that lose packets, and keeps their queues short. Linux has it, where a module is loaded."""
+SHORT_PATH = "cubic"
+LOSSY = 0.01
+"""Segments sent again, of all, from which even a short path counts as one that loses."""
+ENOUGH = 1000
+"""Segments that tell."""
+JUDGE_EVERY = 1.0
+"""Seconds between looks at the path of a connection on which something waits."""
+
+
+class CongestionChoice:
+    """The congestion control that suits a path, from what the kernel tells of it."""
+
+    __slots__ = ("_lossy", "_resent", "_sent", "name")
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._sent = self._resent = 0
+        self._lossy = False
+
+    def judge(self, round_trip: float, sent: int, resent: int) -> bool:
+        """``True`` if :attr:`name` has changed.
+
+        :param round_trip: seconds, the shortest seen.
+        :param sent: segments since the connection was made, and ``resent`` those of them that were sent again.
+        """
+        if sent - self._sent >= ENOUGH:
+            # A path that loses packets goes on doing so, whatever it is used for at times.
+            self._lossy = self._lossy or resent - self._resent > LOSSY * (sent - self._sent)
+            self._sent, self._resent = sent, resent
+        name = LONG_PATH if self._lossy or round_trip >= SHORT else SHORT_PATH
+        if name == self.name:
+            return False
+        self.name = name
         return True

@@ -38,7 +38,7 @@ from zope.interface import Interface, implementer
 
 from kubebus.exchange import peer_name
 from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory, gathered
-from kubebus.fastpath.pacing import READ_AHEAD, ReceiveLimit, UnsentLimit
+from kubebus.fastpath.pacing import JUDGE_EVERY, READ_AHEAD, CongestionChoice, ReceiveLimit, UnsentLimit
 
 READS_PER_WAKEUP = 4
 """Full reads before the reactor may serve somebody else: 256 KiB, about a tenth of a millisecond."""
@@ -49,12 +49,17 @@ CLOSE_TIMEOUT = 10.0
 _NOTSENT_LOWAT: int = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; Python has no name for it before 3.12.
 
 _INT = struct.Struct("i")
+_UINT = struct.Struct("I")
 # asm-generic/socket.h; MIPS has the same numbers for these.
 _RCVBUFFORCE = 33
 _BUF_LOCK = 72
 _LARGE = 1 << 22
+# Offsets in struct tcp_info (linux/tcp.h): tcpi_total_retrans, tcpi_segs_out (since Linux 4.2), and tcpi_min_rtt (4.6)
+# in microseconds.
+_TOTAL_RETRANS = 100
+_SEGS_OUT = 136
 _MIN_RTT = 148
-"""Where ``tcpi_min_rtt`` is in ``struct tcp_info`` (linux/tcp.h, since Linux 4.6), in microseconds."""
+_INFO_SIZE = _MIN_RTT + _UINT.size
 
 # Used up before the reactor serves another descriptor, so one for all.
 _received = memoryview(bytearray(CHUNK))
@@ -68,15 +73,16 @@ class CloseTimeout(ConnectionLost):
     """The peer did not answer the end of the TLS connection in time."""
 
 
-CONGESTION = "bbr"
-"""It keeps going on paths that lose packets, and keeps their queues short. Linux has it, where a module is loaded."""
+CONGESTION = "auto"
+"""The congestion control that suits the path (:class:`~kubebus.fastpath.pacing.CongestionChoice`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Seconds that the peer may take for its handshake (``None``: somebody else watches), and to end TLS.
 
-    :ivar congestion: the congestion control to use where the kernel has it; ``None`` for the kernel's default.
+    :ivar congestion: the congestion control to use where the kernel has it, or :data:`CONGESTION`; ``None`` for the
+        kernel's default.
     """
 
     handshake: float | None
@@ -137,6 +143,8 @@ class FastTLSTransport:
         self._writing = False
         self._limit = UnsentLimit()
         self._ahead = ReceiveLimit()
+        self._choice = CongestionChoice() if limits.congestion == CONGESTION else None
+        self._judge_at = 0.0
         self._received = 0
         self._sent = 0
         self._producer: Any = None
@@ -233,8 +241,12 @@ class FastTLSTransport:
             return
         if self._backlog:
             del self._backlog[: self._offer(self._backlog)]
-            if self._limit.taken(self._reactor.seconds(), self._sent, drained=not self._backlog):
+            now = self._reactor.seconds()
+            if self._limit.taken(now, self._sent, drained=not self._backlog):
                 self._limit_unsent()
+            if now >= self._judge_at and self._choice is not None:
+                self._judge_at = now + JUDGE_EVERY
+                self._judge_path(self._choice)
             if self._backlog:
                 return
         if self._established and not self._said_goodbye and self._producer is not None:
@@ -402,6 +414,8 @@ class FastTLSTransport:
             return False
         self._established = True
         self._cancel_timer()
+        if self._choice is not None:
+            self._judge_path(self._choice)
         if IHandshakeListener.providedBy(self._protocol):
             self._protocol.handshakeCompleted()
         if not self._finished:
@@ -554,8 +568,8 @@ class FastTLSTransport:
             return
         try:
             (unread,) = _INT.unpack(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(_INT.size)))
-            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT + _INT.size)
-            round_trip = _INT.unpack_from(info, _MIN_RTT)[0] / 1e6 if len(info) >= _MIN_RTT + _INT.size else 0.0
+            info = self._tcp_info()
+            round_trip = _UINT.unpack_from(info, _MIN_RTT)[0] / 1e6 if len(info) >= _INFO_SIZE else 0.0
             if self._ahead.behind(self._reactor.seconds(), self._received, unread, round_trip):
                 self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, self._ahead.limit or READ_AHEAD)
         except OSError:
@@ -570,11 +584,30 @@ class FastTLSTransport:
                 self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _LARGE)
 
     def _control_congestion(self) -> None:
-        if self._limits.congestion is not None:
-            try:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._limits.congestion.encode())
-            except OSError:
-                pass  # Not in this kernel, or not allowed: its default is good enough.
+        if self._limits.congestion is not None and self._choice is None:
+            self._set_congestion(self._limits.congestion)
+
+    def _judge_path(self, choice: CongestionChoice) -> None:
+        info = self._tcp_info()
+        if len(info) < _INFO_SIZE:
+            return  # An old kernel: its default is good enough.
+        # A round trip that nobody knows yet is the greatest number, so the path counts as long.
+        round_trip, sent, resent = (_UINT.unpack_from(info, at)[0] for at in (_MIN_RTT, _SEGS_OUT, _TOTAL_RETRANS))
+        if choice.judge(round_trip / 1e6, sent, resent) and choice.name is not None:
+            self._set_congestion(choice.name)
+
+    def _set_congestion(self, name: str) -> None:
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except OSError:
+            pass  # Not in this kernel, or not allowed: its default is good enough.
+
+    def _tcp_info(self) -> bytes:
+        """``struct tcp_info`` of the connection, as much of it as the kernel has."""
+        try:
+            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+        except OSError:
+            return b""
 
     def _limit_unsent(self) -> None:
         try:

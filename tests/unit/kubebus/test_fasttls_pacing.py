@@ -3,12 +3,17 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.fastpath.pacing import (
+    ENOUGH,
     FIRST,
     HIGHEST,
+    LONG_PATH,
     LOWEST,
     READ_AHEAD,
     RELEASE,
+    SHORT,
+    SHORT_PATH,
     TARGET,
+    CongestionChoice,
     ReceiveLimit,
     UnsentLimit,
 )
@@ -96,3 +101,36 @@ class ReceiveLimitTests(SynchronousTestCase):
         self.assertTrue(self.limit.caught_up(now + RELEASE))
         self.assertIsNone(self.limit.limit)
         self.assertFalse(self.limit.caught_up(now + RELEASE))
+
+
+class CongestionChoiceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.choice = CongestionChoice()
+
+    def test_short_and_long_paths(self) -> None:
+        self.assertTrue(self.choice.judge(SHORT / 2, 5, 0))
+        self.assertEqual(self.choice.name, SHORT_PATH)
+        self.assertTrue(self.choice.judge(SHORT, 6, 0))
+        self.assertEqual(self.choice.name, LONG_PATH)
+
+    def test_says_so_only_when_it_changes(self) -> None:
+        self.assertTrue(self.choice.judge(0.1, 5, 0))
+        self.assertFalse(self.choice.judge(0.2, 5, 0))
+
+    def test_a_short_path_that_loses_counts_as_a_long_one_for_good(self) -> None:
+        self.choice.judge(0.0001, 5, 0)
+        self.assertTrue(self.choice.judge(0.0001, 5 + ENOUGH, ENOUGH // 50))
+        self.assertEqual(self.choice.name, LONG_PATH)
+        self.assertFalse(self.choice.judge(0.0001, 5 + 10 * ENOUGH, ENOUGH // 50))
+
+    def test_a_few_segments_tell_nothing(self) -> None:
+        self.choice.judge(0.0001, 5, 0)
+        self.assertFalse(self.choice.judge(0.0001, 105, 50))
+
+    def test_losses_count_since_the_last_look(self) -> None:
+        self.choice.judge(0.0001, 100 * ENOUGH, 0)
+        self.assertTrue(self.choice.judge(0.0001, 101 * ENOUGH, ENOUGH // 50))
+
+    def test_a_round_trip_that_nobody_knows_is_long(self) -> None:
+        self.choice.judge(0xFFFFFFFF / 1e6, 0, 0)
+        self.assertEqual(self.choice.name, LONG_PATH)

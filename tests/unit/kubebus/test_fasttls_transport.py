@@ -381,6 +381,17 @@ class PublicEngineTLSTests(TLSTransportContract, TestCase):
         self.client.link.loseConnection()
         self.assertIsInstance(await self.client.lost, CloseTimeout)
 
+    async def test_chooses_the_congestion_control_of_short_paths_itself(self) -> None:
+        number = await self.listen()
+        endpoint = self.wrap_client(client_options(), TCP4ClientEndpoint(reactor, "127.0.0.1", number))
+        await endpoint.connect(One(self.client))
+        await gatherResults([self.client.established, self.server.established])
+        for end in (self.client, self.server):
+            used = end.link._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+            self.assertEqual(used, b"cubic")
+        self.client.link.abortConnection()
+        await gatherResults([self.client.lost, self.server.lost])
+
     async def test_uses_the_congestion_control_it_is_told(self) -> None:
         for name, expected in (("reno", b"reno"), ("no-such-thing", None)):
             self.client, self.server = Recorder(), Recorder()

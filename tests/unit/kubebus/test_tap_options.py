@@ -64,7 +64,7 @@ class CongestionTests(SynchronousTestCase):
         return options["congestion"]
 
     def test_a_name_or_the_kernels_own(self) -> None:
-        self.assertEqual("bbr", self.parse())
+        self.assertEqual("auto", self.parse())
         self.assertEqual("cubic", self.parse("--congestion", "cubic"))
         self.assertIsNone(self.parse("--congestion", "default"))
 
