@@ -248,7 +248,8 @@ class LeaseCore:
                 at = self._ask_at(claim, now)
                 if at is not None:
                     yield at
-        if self.claims and self._links and not self.electorate.settled:
+        if self.claims and not self.electorate.settled:
+            # Also without a link: rosters are left behind by time, too.
             yield self._hello_at
 
     def waiting_for(self, now: float) -> str | None:

@@ -152,9 +152,7 @@ class ModelSite:
                 for _, _, source, target, letter in due:
                     self.deliver(source, target, letter)
             for node in self.nodes.values():
-                if node.core is not None:
-                    node.core.tick(node.clock(self.time))
-                    self.act(node)
+                self._timer_fires(node)
             self.check()
             if at >= end:
                 return
@@ -164,6 +162,7 @@ class ModelSite:
         node = self.nodes[target]
         if node.core is not None:
             node.core.received(source, letter, node.clock(self.time))
+            node.core.tick(node.clock(self.time))
             self.act(node)
 
     def replay(self, pick: int) -> None:
@@ -229,6 +228,15 @@ class ModelSite:
         delay = self.delay()
         if delay is not None:
             self.post.append((self.time + delay, next(self._number), source, target, letter))
+
+    def _timer_fires(self, node: ModelNode) -> None:
+        """Only when it was set: what nobody waits for does not happen."""
+        if node.core is not None:
+            now = node.clock(self.time)
+            at = node.core.next_tick(now)
+            if at is not None and now >= at:
+                node.core.tick(now)
+                self.act(node)
 
     def _timers(self) -> list[float]:
         found = []

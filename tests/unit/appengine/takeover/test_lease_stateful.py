@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from appengine.takeover.messages import Config, Standing
 from tests.unit.appengine.takeover.model import ModelSite
 
-EXAMPLES = int(os.environ.get("TAKEOVER_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("TAKEOVER_EXAMPLES", "30"))
 RATES = st.floats(0.99, 1.01)
 PICK = st.integers(0, 99)
 
@@ -162,12 +162,12 @@ class LargerSite(Site):
     SIZE = 5
 
 
-def run(machine: type[Site], steps: int) -> None:
+def run(machine: type[Site], examples: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=steps,
+            max_examples=examples,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
@@ -177,7 +177,7 @@ def run(machine: type[Site], steps: int) -> None:
 
 class LeaseMachineTests(SynchronousTestCase):
     def test_three(self) -> None:
-        run(Site, 30)
+        run(Site, EXAMPLES)
 
     def test_five(self) -> None:
-        run(LargerSite, 30)
+        run(LargerSite, max(1, EXAMPLES // 3))
