@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -143,12 +144,17 @@ class KubectlToContainerTests(EngineTestCase):
         await self.kubectl("delete", "pod", "attached", "--timeout=40s")
 
     async def test_what_top_is_made_of(self) -> None:
-        """metrics-server reads the Summary API of each node; here it is read by way of the API server."""
+        """What metrics-server reads of each node, now and before its 0.6; here by way of the API server."""
         for name in ("first", "second"):
             await self.run_pod(name)
         told = json.loads(await self.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/stats/summary"))
         self.assertEqual(NODE, told["node"]["nodeName"])
         self.assertGreater(told["node"]["memory"]["workingSetBytes"], 0)
+        exposed = await self.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/metrics/resource")
+        for name in ("first", "second"):
+            labels = f'{{container="main",namespace="default",pod="{name}"}}'
+            for metric in ("container_cpu_usage_seconds_total", "container_memory_working_set_bytes"):
+                self.assertRegex(exposed, rf"(?m)^{metric}{re.escape(labels)} [0-9]*[.]?[0-9]*[1-9][0-9]* [0-9]{{13}}$")
         pods = {pod["podRef"]["name"]: pod["containers"] for pod in told["pods"]}
         for name in ("first", "second"):
             (container,) = pods[name]
