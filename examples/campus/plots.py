@@ -13,9 +13,10 @@ matplotlib.use("svg")
 # The same record gives the same file.
 matplotlib.rcParams["svg.hashsalt"] = "campus"
 
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from examples.campus.record import DEADLINE, PLACES, Figures, Phase  # noqa: E402
+from examples.campus.record import DEADLINE, PLACES, Figures, Phase, Tenure  # noqa: E402
 
 _COLOURS = {"here": "#1060a0", "site": "#60a8d8", "cloud": "#e09020", "refused": "#c03020"}
 _NAMES = {"here": "own node", "site": "neighbour", "cloud": "cloud", "refused": "refused or lost"}
@@ -44,8 +45,8 @@ def _course(run: dict[str, Any], frames: list[dict[str, Any]], phases: list[Phas
         at = int(frame["time"] - first)
         if 0 <= at < len(by_second):
             by_second[at].append(frame)
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    work, latency, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2.5, 2])
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    work, latency, rate, journal = figure.subplots(4, 1, sharex=True, height_ratios=[3, 2.5, 2, 0.8])
     series = [
         [sum(each.get("place") == place and _good(each) for each in found) for found in by_second] for place in PLACES
     ]
@@ -66,9 +67,11 @@ def _course(run: dict[str, Any], frames: list[dict[str, Any]], phases: list[Phas
         points = sorted(each for each in points if 0 <= each[0] <= last - first)
         rate.step(*zip(*points, strict=True), where="post", linewidth=0.9, label=camera)
     rate.set_ylabel("frames/s that a camera sends")
-    rate.set_xlabel("s")
-    for axes in (work, latency, rate):
-        axes.legend(loc="upper right", fontsize=7)
+    _keepers(journal, [Tenure(**each) for each in run["journal"]], first)
+    journal.set_xlabel("s")
+    for axes in (work, latency, rate, journal):
+        if axes is not journal:
+            axes.legend(loc="upper right", fontsize=7)
         for number, phase in enumerate(balanced):
             axes.axvspan(phase.start - first, phase.end - first, color=_SHADES[number % 2], zorder=-2)
     for phase in balanced:
@@ -78,6 +81,16 @@ def _course(run: dict[str, Any], frames: list[dict[str, Any]], phases: list[Phas
         rate.annotate(what, (at - first, 0.2), rotation=90, fontsize=6, va="bottom", ha="right")
     figure.savefig(path, metadata={"Date": None})
     return path
+
+
+def _keepers(axes: Axes, kept: list[Tenure], start: float) -> None:
+    """Which node wrote the journal, and when."""
+    nodes = sorted({each.node for each in kept})
+    for row, node in enumerate(nodes):
+        spans = [(each.first - start, each.last - each.first) for each in kept if each.node == node]
+        axes.broken_barh(spans, (row - 0.35, 0.7), color=_COLOURS["here"])
+    axes.set_yticks(range(len(nodes)), nodes, fontsize=7)
+    axes.set_ylabel("journal by")
 
 
 def _placements(frames: list[dict[str, Any]], phases: list[Phase], path: Path) -> Path:

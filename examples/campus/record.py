@@ -20,15 +20,17 @@ PLACES = ("here", "site", "cloud")
 class Plan:
     """Seconds of each phase, and frames a second of the cameras."""
 
-    calm: float = 12.0
-    overload: float = 20.0
-    poor: float = 20.0
-    cut: float = 24.0
-    mended: float = 12.0
+    calm: float = 10.0
+    overload: float = 16.0
+    poor: float = 16.0
+    cut: float = 18.0
+    mended: float = 8.0
     killed: float = 12.0
     """With the router killed, after what is asked then."""
-    death: float = 25.0
-    back: float = 15.0
+    death: float = 18.0
+    death_alone: bool = True
+    """Whether a node dies without the cloud, too."""
+    back: float = 10.0
     compare: tuple[str, ...] = ("calm", "overload", "poor", "cut")
     """The phases that all-edge and all-cloud are compared in."""
     low: tuple[float, ...] = (2.0, 2.0, 2.0)
@@ -36,7 +38,9 @@ class Plan:
     """Something happens before the first camera: the edge cannot do this, and one node least of all."""
 
 
-SHORT = Plan(calm=3, overload=7, poor=0, cut=9, mended=4, killed=9, death=6, back=3, compare=("overload",))
+SHORT = Plan(
+    calm=3, overload=7, poor=0, cut=9, mended=4, killed=9, death=6, death_alone=False, back=3, compare=("overload",)
+)
 """The same story for the tests."""
 
 
@@ -158,6 +162,13 @@ class Record:
     figures: dict[str, Any] = field(default_factory=dict)
     uids: dict[str, str] = field(default_factory=dict)
     """Of the pods at the edge."""
+    recorder: str = ""
+    recorder_uid: str = ""
+    """The recorder's pod."""
+    keepers: list[str] = field(default_factory=list)
+    """The nodes that have kept the journal, in order."""
+    kept: list[Tenure] = field(default_factory=list)
+    """The same as the journal has it, at the end."""
 
     def phase(self, name: str, placement: str = "balanced") -> Phase:
         return next(phase for phase in self.phases if (phase.name, phase.placement) == (name, placement))
@@ -169,6 +180,7 @@ class Record:
             "phases": [asdict(phase) for phase in self.phases],
             "events": self.events,
             "figures": self.figures,
+            "journal": [asdict(each) for each in self.kept],
             "cameras": frames,
         }
         path.write_text(json.dumps(found) + "\n")

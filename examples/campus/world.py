@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -60,6 +61,7 @@ class CampusWorld(World):
     """Everything but what the story starts: the cloud's process, the agents, the pods; the cameras wait."""
 
     def __init__(self) -> None:
+        self.powered_since: dict[str, float] = {}
         super().__init__(
             (*EDGES, CLOUD),
             edge_options=("--heartbeat", "10s", "--probe", "2s", "--data-port", str(DATA_PORT)),
@@ -198,9 +200,14 @@ class CampusWorld(World):
 
     def power_on(self, name: str) -> Daemon:
         """It boots: engine and agent start from what stands on its disk."""
+        self.powered_since[name] = time.time()
         victim = self.edge(name)
         victim.engine.start(90)
         return victim.boot()
+
+    def cable(self, name: str, *, plugged: bool) -> None:
+        """The cable of an edge node to the LAN."""
+        self.net.switch.ip(f"link set s1-e{EDGES.index(name) + 1} {'up' if plugged else 'down'}")
 
     def balancer(self, index: int) -> dict[str, Any]:
         """What the balancer of an edge node tells of itself, asked by a machine on its LAN."""
@@ -228,6 +235,8 @@ class CampusWorld(World):
         told = self.balancer(index)
         return told["places"] == places and {worker["place"] for worker in told["workers"]} == set(places)
 
+    powered_since: dict[str, float]
+    """When a node that had lost its power got it back, seconds since the epoch."""
     policy: dict[str, Any]
     """As in the manifest; read from the cloud once it is there."""
     vision: dict[str, str]

@@ -8,8 +8,10 @@ from functools import partial
 
 from examples.campus.chapters.cluster import all_up, await_links, site_goes_on, vision_uids
 from examples.campus.chapters.frames import Chapter, go_on
+from examples.campus.chapters.handover import HOME
 from examples.campus.record import Record
 from examples.campus.world import CLOUD, EDGES, MANIFEST, SITE, CampusWorld
+from examples.demo.telling import check
 from tests.lab.waiting import wait_until
 
 CAMPUS = Chapter("A campus: three edge nodes on one LAN behind NAT, a node in the cloud")
@@ -46,6 +48,10 @@ def pods_run(world: CampusWorld, record: Record) -> str:
     seconds = time.monotonic() - began
     record.uids = vision_uids(world)
     pods = world.kubectl.json("get", "pods", "--selector=app=vision")["items"]
+    (recorder,) = world.kubectl.json("get", "pods", "--selector=app=recorder")["items"]
+    record.recorder, record.recorder_uid = recorder["metadata"]["name"], recorder["metadata"]["uid"]
+    record.keepers = [recorder["spec"]["nodeName"]]
+    check(record.keepers == [HOME], f"the recorder at {HOME}", record.keepers)
     world.vision = {pod["spec"]["nodeName"]: pod["metadata"]["name"] for pod in pods}
     world.policy = json.loads(world.kubectl.json("get", "configmap", "balancing")["data"]["policy.json"])
     for index in range(len(EDGES)):

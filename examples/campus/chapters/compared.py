@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from examples.campus.chapters.frames import Chapter, check_quality, figures, go_on, phase, told
-from examples.campus.record import Figures, Record, table
+from examples.campus.chapters.handover import check_journal
+from examples.campus.record import Figures, Record, table, tenures
 from examples.campus.world import EDGES, POOR, UPLINK, CampusWorld
 from examples.demo.telling import check
 from tests.lab.waiting import wait_until
@@ -68,5 +69,8 @@ def account(world: CampusWorld, record: Record) -> str:
     check_quality(whole)
     lost = [each for each in frames if each["outcome"] == "error"]
     check(not lost, "no errors in the cameras", lost[:3])
+    check_journal(world, record)
+    record.kept = tenures(world.site_data("journal/"))
     record.figures["table"] = table(record.phases, frames)
-    return f"{whole.taken} frames\n{record.figures['table']}"
+    kept = ", ".join(f"{each.node} ({each.entries})" for each in record.kept)
+    return f"{whole.taken} frames; the journal in the cloud, by keepers and entries: {kept}\n{record.figures['table']}"

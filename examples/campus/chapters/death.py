@@ -6,6 +6,7 @@ import time
 
 from examples.campus.chapters.cluster import vision_uids
 from examples.campus.chapters.frames import SETTLE, Chapter, check_quality, figures, go_on, mark, phase, told
+from examples.campus.chapters.handover import check_in_cloud, handed_over
 from examples.campus.record import Record
 from examples.campus.world import EDGES, CampusWorld
 from examples.demo.telling import check
@@ -29,6 +30,13 @@ def node_dies(world: CampusWorld, record: Record) -> str:
     return f"camera 3 is served by a neighbour at the latest {first:.1f} s later\n{told(found)}"
 
 
+@DEATH.step("the recorder, marked for it, is taken over; Kubernetes shows by whom")
+def taken_over(world: CampusWorld, record: Record) -> str:
+    died = record.phase("node dead").start
+    seen = handed_over(world, record, EDGES[:2], died, engines=EDGES[:2], asked=EDGES[:2])
+    return f"{seen}\n{check_in_cloud(world, record, seen.node)}"
+
+
 @DEATH.step("edge-3 boots: its pod is the one that there was, and its camera comes home")
 def node_returns(world: CampusWorld, record: Record) -> str:
     began = time.monotonic()
@@ -49,3 +57,10 @@ def node_returns(world: CampusWorld, record: Record) -> str:
     check(found.answered_share >= 0.75, "at least three quarters of the frames to be answered", found)
     check(vision_uids(world) == record.uids, f"the pods that there were, {record.uids}", vision_uids(world))
     return f"camera 3 is home {seconds:.1f} s after the power came back\n{told(found)}"
+
+
+@DEATH.step("the recorder is given back; its journal has no gap but the two handovers, and no second writer")
+def given_back(world: CampusWorld, record: Record) -> str:
+    booted = world.powered_since[EDGES[2]]
+    seen = handed_over(world, record, [EDGES[2]], booted, engines=EDGES, asked=EDGES)
+    return f"{seen}\n{check_in_cloud(world, record, None)}"

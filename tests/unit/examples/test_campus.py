@@ -17,7 +17,9 @@ from examples.campus.apps.clerk import report
 from examples.campus.apps.detector import Detector, FrameError, Handler, Server
 from examples.campus.apps.recorder import Recorder
 from examples.campus.apps.scene import HEADER, HEIGHT, WIDTH, Scene, Thing, match
+from examples.campus.chapters.handover import check_turns
 from examples.campus.record import Figures, Phase, Tenure, missing_entries, percentile, table, tenures
+from examples.demo.telling import NotAsTold
 from examples.metadata import Metadata
 
 
@@ -153,6 +155,22 @@ class JournalTests(SynchronousTestCase):
         self.patch(recorder_module, "KEEP", 3)
         self.record(Recorder(self.store, "u1", "edge-3"), *(float(each) for each in range(5)))
         self.assertEqual(sorted(self.journal()), [f"journal/u1/{each:08}" for each in (3, 4, 5)])
+
+
+class TurnsTests(SynchronousTestCase):
+    def test_one_after_the_other(self) -> None:
+        check_turns([(1.0, "edge-3", "die"), (2.0, "edge-1", "start")], ["edge-3"], "edge-1")
+        check_turns([(2.0, "edge-1", "start"), (2.5, "edge-1", "die"), (3.0, "edge-1", "start")], [], "edge-1")
+
+    def test_two_at_a_time(self) -> None:
+        early = [(1.0, "edge-1", "start"), (1.1, "edge-3", "die")]
+        error = self.assertRaises(NotAsTold, check_turns, early, ["edge-3"], "edge-1")
+        self.assertIn("one recorder at any time", str(error))
+
+    def test_elsewhere_or_nowhere(self) -> None:
+        for seen in ([(1.0, "edge-2", "start")], [(1.0, "edge-1", "start"), (2.0, "edge-1", "die")]):
+            error = self.assertRaises(NotAsTold, check_turns, seen, [], "edge-1")
+            self.assertIn("the recorder at edge-1 only", str(error))
 
 
 class FiguresTests(SynchronousTestCase):
