@@ -63,17 +63,33 @@ def _import_without(module: str, *missing: str) -> None:
 
 def slim() -> None:
     """Keep out what is not needed, before anything else is imported."""
+    keep_out()
+    endpoints_without_tls()
+    reactor_without_tls()
+
+
+def keep_out() -> None:
+    """The part of :func:`slim` that is about the standard library, and needs to be first."""
     if "hashlib" not in sys.modules:
         # As if this Python was built without it; hashlib and hmac know how to do without.
         sys.modules["_hashlib"] = None  # type: ignore[assignment]
     _import_without("asyncio", "ssl")
     _stand_in(*LATE)
+
+
+def endpoints_without_tls() -> None:
+    """Twisted's endpoints, before OpenSSL is there."""
     _import_without("twisted.internet.endpoints", _TWISTED_TLS, "OpenSSL.SSL")
+
+
+def reactor_without_tls() -> None:
+    """What all reactors have in common. After it everything may be imported."""
     _import_without("twisted.internet.posixbase", _TWISTED_TLS)
-    # All that wrapClientTLS() needs: a node joins with it. Endpoints from strings ("ssl:...") stay without TLS.
-    endpoints, tls = sys.modules["twisted.internet.endpoints"], importlib.import_module("twisted.protocols.tls")
-    setattr(endpoints, "TLSMemoryBIOFactory", tls.TLSMemoryBIOFactory)  # noqa: B010
     _stand_in(_TWISTED_TLS)
+    # All that wrapClientTLS() needs: a node joins with it. Endpoints from strings ("ssl:...") stay without TLS.
+    endpoints = importlib.import_module("twisted.internet.endpoints")
+    tls = importlib.import_module("twisted.protocols.tls")
+    setattr(endpoints, "TLSMemoryBIOFactory", tls.TLSMemoryBIOFactory)  # noqa: B010
 
 
 def _stand_in(*names: str) -> None:
