@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
+
+from appengine.podspec import PodRef
 from appengine.takeover.rank import ranked
+from appengine.takeover.service import NotPermitted
 from appengine.takeover.testing import LENGTH
 from tests.unit.appengine.takeover.world import SiteWorld
 
@@ -86,6 +90,18 @@ class OwnerTests(SiteWorld):
         self.site.cut("a")
         self.until(lambda: self.where("web") in ("b", "c"), LENGTH + 1)
         self.assertEqual(self.nodes["a"].switch.lapsed, ["uid-web"])
+
+    def test_each_start_asks(self) -> None:
+        """Whatever else went wrong, no container of the pod starts without the lease."""
+        self.apply(self.pod())
+        node, ref = self.nodes["a"], PodRef("default", "web", "uid-web")
+        self.successResultOf(
+            Deferred.fromCoroutine(node.engine.node.start_container(ref, node.runtime.named("main").id))
+        )
+        self.site.cut("a")
+        self.settle(LENGTH + 1)
+        again = Deferred.fromCoroutine(node.engine.node.start_container(ref, node.runtime.named("main").id))
+        self.failureResultOf(again, NotPermitted)
 
     def test_nothing_starts_without_a_switch(self) -> None:
         self.nodes["a"].switch.hangs = True
