@@ -137,8 +137,10 @@ class Electorate:
 
     def _majority(self, config: Config, names: Collection[str], now: float) -> bool:
         voters = set(config.members)
-        if now >= self._narrow_at and self._roster is not None:
-            voters &= set(self._roster.members)
+        roster = self._roster
+        # Only a later roster says who was removed: one that this node does not have yet may have added some.
+        if roster is not None and config.revision < roster.revision and now >= self._narrow_at:
+            voters &= set(roster.members)
         return not voters or 2 * len(voters.intersection(names)) > len(voters)
 
     def _is_left(self, now: float) -> bool:

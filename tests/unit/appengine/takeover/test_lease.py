@@ -259,6 +259,19 @@ class RosterTests(SynchronousTestCase):
         made.advance(30)
         self.assertEqual(made.holders("u"), {ranked("u", "bc")[0]})
 
+    def test_a_majority_that_moves_from_under_a_holder(self) -> None:
+        """The owner goes on by the old roster with one voter; when that one passes to the new, the lease ends first."""
+        made = site()
+        made.set_cut("a", "c", True)
+        made.add("de")
+        for name in "de":
+            made.set_cut("a", name, True)
+        for name in "cde":
+            made.tell_roster(name)
+            made.start(name)
+        made.advance(100)
+        self.assertIn(made.holders("u"), ({"c"}, {"d"}, {"e"}))
+
     def test_growth_does_not_interrupt(self) -> None:
         made = site()
         made.add("de")
