@@ -134,6 +134,7 @@ class RecordEngine:
     """
 
     __slots__ = (
+        "_asked",
         "_connection",
         "_idle",
         "_inbox",
@@ -153,6 +154,7 @@ class RecordEngine:
         self._inbox = b""
         self._spilt = b""
         self._idle = 0
+        self._asked = False
         self._told_end = False
         self.ended = False
         _shaking[connection] = {}
@@ -277,8 +279,8 @@ class RecordEngine:
 
     def _other(self, filled: int, last: int) -> int:
         """A record that is padded, empty or not data lies in ``_plain`` from ``filled`` to ``last``."""
-        while last > filled and not _plain[last]:
-            last -= 1
+        # Not byte by byte: one that talks in padding would have the whole processor.
+        last = filled + max(0, len(bytes(_plain[filled : last + 1]).rstrip(b"\0")) - 1)
         kind = _plain[last]
         self._idle = 0 if kind == _DATA and last > filled else self._idle + 1
         if self._idle > _MAX_IDLE:
@@ -303,11 +305,13 @@ class RecordEngine:
     def _peer_updates(self, asks: bool) -> None:
         assert self._opening is not None
         self._opening.update()
-        if asks:
-            self._update()
+        # Answered with the next data (RFC 8446, 4.6.3), once however often it asks: one that reads nothing makes no
+        # answers pile up.
+        self._asked = self._asked or asks
 
     def _update(self) -> None:
         assert self._sealing is not None
+        self._asked = False
         self._seal(_HANDSHAKE, _KEY_UPDATE + b"\0")
         self._sealing.update()
 
@@ -316,7 +320,7 @@ class RecordEngine:
             assert self._shaker is not None
             self._shaker.write(data)
             return
-        if self._sealing.count >= _UPDATE_AFTER:
+        if data and (self._asked or self._sealing.count >= _UPDATE_AFTER):
             self._update()
         if len(data) <= RECORD:
             if data:
