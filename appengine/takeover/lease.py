@@ -404,9 +404,9 @@ class LeaseCore:
         self._ballot = max(self._ballot, min(refused.ballot, self._ballot + 1000))
         if refused.why in (Why.HELD, Why.PROMISED):
             each.met[refused.uid].add(peer)
-        if refused.why is Why.HELD:
+        claim = self.claims.get(refused.uid)
+        if refused.why is Why.HELD and claim is not None:
             each.held_by[refused.uid] = refused.holder
-            claim = self.claims[refused.uid]
             wait = min(max(refused.remaining, 0.0), self._timing.hold)
             claim.blocked_until = max(claim.blocked_until, now + wait)
 

@@ -73,6 +73,20 @@ class StoryTests(SynchronousTestCase):
         made.advance(0.1)
         self.assertEqual((made.holders("u"), self.told(made, "a")), ({"a"}, [Gained("u")]))
 
+    def test_withdrawn_while_it_is_asked_for(self) -> None:
+        """The answers, that another has it, still come: they are for nobody."""
+        made = site(owners={})
+        for name in "bc":
+            core = made.nodes[name].core
+            assert core is not None
+            core.claim("v", name, made.time)
+            core.tick(made.time)
+            if name == "c":
+                core.withdraw("v")
+            made.act(made.nodes[name])
+            made.advance(0.5)
+        self.assertEqual(made.holders("v"), {"b"})
+
     def test_an_agent_that_is_started_again_goes_on_at_once(self) -> None:
         """Its own votes of before are still its, at the others."""
         made = site()
