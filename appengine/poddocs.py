@@ -38,7 +38,8 @@ The list is made from the table by which pods are checked (`appengine/podfields.
 All of this works with no cloud at all.
 
 - `kubebus pods`, `describe POD`, `logs POD`, `exec POD -- COMMAND`, `attach POD` and `stats` look after the pods.
-- **Static pods**: manifests (JSON; YAML where PyYAML is installed) in the folder `manifests` of the engine's directory
+- `kubebus takeovers` shows which of them [another node of the site](sites.md) may run, and which it runs for others.
+- **Static pods**: manifests (JSON or YAML) in the folder `manifests` of the engine's directory
   (`pods/manifests` in the state directory). The folder is read every 20 seconds.
 - **Images without a registry**: archives made by `docker save` in the folder `images` beside it. They are loaded when a
   pod needs an image that is not there, before anything is pulled.
