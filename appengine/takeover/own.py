@@ -11,12 +11,10 @@ from appengine.events import WARNING
 from appengine.podspec import Json, Pod
 from appengine.takeover.eligible import obstacle, opted_in
 from appengine.worker import Worker
+from metasync.keys import WAITING_FOR_SITE
 
 if TYPE_CHECKING:
     from appengine.takeover.service import Takeover
-
-WAITING = "WaitingForSite"
-"""Why a container does not run, in the pod's status."""
 
 
 class OwnPods:
@@ -53,7 +51,7 @@ class OwnPods:
             self._pods[uid] = worker
             self._takeover.leases.claim(uid, owner=self._takeover.node)
         if self._takeover.until(uid) is None:
-            worker.hold(WAITING, self._takeover.why_held(), 0.0)
+            worker.hold(WAITING_FOR_SITE, self._takeover.why_held(), 0.0)
 
     def _gated(self, worker: Worker, pod: Pod, document: Json) -> bool:
         if not opted_in(document) or not self._takeover.in_site:
@@ -78,7 +76,7 @@ class OwnPods:
         worker = self._pods[uid]
         own = float(worker.pod.grace) if worker.pod is not None else grace
         self._losing.add(uid)
-        worker.hold(WAITING, self._takeover.why_held(), min(grace, own))
+        worker.hold(WAITING_FOR_SITE, self._takeover.why_held(), min(grace, own))
 
     async def stopped(self, uid: str) -> None:
         """Nothing of it runs, as the container engine says. The switch sees for itself; then others may have it."""
