@@ -62,9 +62,7 @@ class Agreement(Service):
         self._reactor, self._endpoint, self._clock = reactor, endpoint, clock
         self._path = folder / FILE
         self._timing = timing or LeaseTiming()
-        # Of this process: votes of an earlier one are forgotten, those of this one are not.
-        self._started = clock()
-        self._run = os.urandom(8).hex()
+        self._begin()
         self._site: str | None = None
         self._roster: tuple[int, tuple[str, ...]] | None = None
         self._links: set[str] = set()
@@ -158,6 +156,11 @@ class Agreement(Service):
 
     # -- Within: the core
 
+    def _begin(self) -> None:
+        """Of this process, at this site: votes of an earlier one are forgotten, those of this one are not."""
+        self._started = self._clock()
+        self._run = os.urandom(8).hex()
+
     def _hang_up(self) -> None:
         talks, self._talks = self._talks, {}
         for talk in talks.values():
@@ -185,6 +188,8 @@ class Agreement(Service):
         core, self._core = self._core, None
         if core is not None:
             now = self._clock()
+            # It may come back before what it said here is over, and does not remember.
+            self._begin()
             self._over += [uid for uid in core.claims if core.held_until(uid, now) is not None]
             self._soon()
         self._hang_up()

@@ -167,10 +167,38 @@ class AgreementTests(SynchronousTestCase):
         world.nodes["a"].roster("yard", 9, ["a"])
         self.assertEqual(world.held(), set())
         world.settle(0)
-        self.assertEqual([each[0] for each in world.heard["a"].told[-2:]], ["ending", "gained"])
-        world.settle(1)
+        self.assertEqual(world.heard["a"].told[-1][0], "ending")
+        # It asks itself alone, who remembers nothing of before.
+        world.settle(17)
+        self.assertEqual(world.heard["a"].told[-1][0], "gained")
         self.assertEqual(world.held(), {"a"})
         self.assertEqual(json.loads((world.folder / "a" / FILE).read_text())["site"], "yard")
+
+    def test_to_another_site_and_back(self) -> None:
+        """It has forgotten whom it gave its vote, so it gives none before that is over."""
+        world, c = self.world, self.world.nodes["c"]
+        self.claim()
+        world.settle(17)
+        world.link("ab", "ac", up=False)
+        world.nodes["b"].claim("v", owner="b")
+        world.settle(2)
+        self.assertEqual(world.held("v"), {"b"})
+        core = c.core()
+        assert core is not None
+        run = core._run
+        c.roster("yard", 9, ["c"])
+        c.roster("hall", 1, NAMES)
+        world.link("bc", up=False)
+        world.link("ac")
+        world.nodes["a"].claim("v", owner="a")
+        for _ in range(40):
+            world.settle(0.5)
+            self.assertLess(len(world.held("v")), 2)
+        self.assertEqual(world.held("v"), {"a"})
+        # Nor are answers to what it asked before taken for ones to what it asks now.
+        core = c.core()
+        assert core is not None
+        self.assertNotEqual(core._run, run)
 
     def test_no_site(self) -> None:
         world = self.world
