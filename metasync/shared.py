@@ -11,8 +11,9 @@ from twisted.logger import Logger
 
 from metasync.feeds import spawn
 from metasync.interfaces import Compacted, Stage, Store, StoreError, Watch, WatchObserver
-from metasync.model import Compare, Event, KeyRange, Lease, Op, Put, RangeResult, TxnResult, WatchBatch
+from metasync.model import Event, KeyRange, Put, WatchBatch
 from metasync.opening import stageable
+from metasync.passing import PassingStore
 
 _log = Logger()
 KEEP_BYTES = 16 << 20
@@ -25,7 +26,7 @@ _SILENT_REVISIONS = 100
 """So far the store may be ahead of the watch, by what others write elsewhere, before the watch is made to say so."""
 
 
-class SharedWatchStore:
+class SharedWatchStore(PassingStore):
     """A store whose watches, all of prefixes below ``prefix`` that end in ``/``, share one watch of the real one.
 
     Who begins in the past is served from recent changes, or else, together with all others who do, from one more
@@ -42,11 +43,8 @@ class SharedWatchStore:
         failed: Callable[[StoreError], None],
         keep_bytes: int = KEEP_BYTES,
     ) -> None:
-        self.max_txn_ops = store.max_txn_ops
-        self.max_request_bytes = store.max_request_bytes
-        self.max_compares = int(getattr(store, "max_compares", store.max_txn_ops))
+        super().__init__(store)
         self._reactor = reactor
-        self._store = store
         self._stages = stageable(store)
         self._keys = KeyRange.prefix(prefix)
         self._on_failed = failed
@@ -69,11 +67,11 @@ class SharedWatchStore:
 
         :raises StoreError: if it does not answer.
         """
-        found = await self._store.range(KeyRange.single(self._keys.start), limit=1, keys_only=True)
+        found = await self.beneath.range(KeyRange.single(self._keys.start), limit=1, keys_only=True)
         self._reached, self._first = found.revision, found.revision + 1
         self._recent.clear()
         self._recent_bytes = 0
-        self._watch = self._store.watch(self._keys, self._first, self)
+        self._watch = self.beneath.watch(self._keys, self._first, self)
         if not self._news.running:
             self._news.start(_NEWS_SECONDS, now=False)
 
@@ -89,47 +87,9 @@ class SharedWatchStore:
 
     # Store
 
-    @property
-    def identity(self) -> str:
-        return getattr(self._store, "identity", "")
-
-    async def range(
-        self,
-        keys: KeyRange,
-        *,
-        revision: int = 0,
-        limit: int = 0,
-        min_mod_revision: int = 0,
-        keys_only: bool = False,
-    ) -> RangeResult:
-        return await self._store.range(
-            keys, revision=revision, limit=limit, min_mod_revision=min_mod_revision, keys_only=keys_only
-        )
-
-    async def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
-        return await self._store.txn(compares, success, failure)
-
-    async def compact(self, revision: int) -> None:
-        await self._store.compact(revision)
-
-    async def lease_grant(self, ttl: int, lease: int = 0) -> Lease:
-        return await self._store.lease_grant(ttl, lease)
-
-    async def lease_keep_alive(self, lease: int) -> Lease:
-        return await self._store.lease_keep_alive(lease)
-
-    async def lease_revoke(self, lease: int) -> int:
-        return await self._store.lease_revoke(lease)
-
-    async def lease_time_to_live(self, lease: int) -> Lease:
-        return await self._store.lease_time_to_live(lease)
-
-    async def leases(self) -> tuple[int, ...]:
-        return await self._store.leases()
-
     async def close(self) -> None:
         self.stop()
-        await self._store.close()
+        await super().close()
 
     @property
     def stage_ops(self) -> int:
@@ -209,7 +169,7 @@ class SharedWatchStore:
             if late:
                 self._past = _Past(late, self._last_change, self._caught_up)
                 start = min(follower.next_revision for follower in late)
-                self._past.watch = self._store.watch(self._keys, start, self._past)
+                self._past.watch = self.beneath.watch(self._keys, start, self._past)
 
     def _caught_up(self, followers: list[_Follower], error: StoreError | None) -> None:
         self._past = None
@@ -234,9 +194,9 @@ class SharedWatchStore:
         So a key of our own is written, and comes by the watch behind everything before it. (etcd has a request for
         this, but before 3.4.25 and 3.5.8 its answer may overtake events.)
         """
-        found = await self._store.range(KeyRange.single(self._beat), limit=1, keys_only=True)
+        found = await self.beneath.range(KeyRange.single(self._beat), limit=1, keys_only=True)
         if self._watch is not None and found.revision >= self._reached + _SILENT_REVISIONS:
-            await self._store.txn((), [Put(self._beat, b"")])
+            await self.beneath.txn((), [Put(self._beat, b"")])
         for follower in [each for group in self._followers.values() for each in group]:
             follower.progress(self._reached)
 

@@ -24,9 +24,10 @@ from metasync.applying import (
 )
 from metasync.cursor import NO_PLACE
 from metasync.feeds import Overtaken, spawn
-from metasync.interfaces import Compacted, Store, StoreError, Watch, WatchObserver
-from metasync.model import Compare, Delete, KeyRange, KeyValue, Lease, Op, Put, RangeResult, TxnResult
+from metasync.interfaces import Compacted, StoreError, Watch, WatchObserver
+from metasync.model import Compare, Delete, KeyRange, KeyValue, Op, Put, RangeResult, TxnResult
 from metasync.mvcc import check_size
+from metasync.passing import PassingStore
 
 _OVERHEAD = 64 << 10
 """Bytes of a transaction that are left for the journal and for the encoding."""
@@ -34,29 +35,10 @@ _OVERHEAD = 64 << 10
 _READ_AGAIN = 10
 
 
-class WholeStore:
+class WholeStore(PassingStore):
     """:param store: one that is limited (etcd)."""
 
     log = Logger()
-
-    def __init__(self, store: Store) -> None:
-        self.beneath = store
-
-    @property
-    def max_txn_ops(self) -> int:
-        return self.beneath.max_txn_ops
-
-    @property
-    def max_request_bytes(self) -> int:
-        return self.beneath.max_request_bytes
-
-    @property
-    def max_compares(self) -> int:
-        return int(getattr(self.beneath, "max_compares", self.beneath.max_txn_ops))
-
-    @property
-    def identity(self) -> str:
-        return getattr(self.beneath, "identity", "")
 
     # Reading
 
@@ -111,32 +93,6 @@ class WholeStore:
         if network_of(keys) is None:
             return self.beneath.watch(keys, start_revision, observer)
         return self.beneath.watch(widened(keys), start_revision, Whole(keys, observer))
-
-    # Passed on
-
-    async def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
-        return await self.beneath.txn(compares, success, failure)
-
-    async def compact(self, revision: int) -> None:
-        await self.beneath.compact(revision)
-
-    async def lease_grant(self, ttl: int, lease: int = 0) -> Lease:
-        return await self.beneath.lease_grant(ttl, lease)
-
-    async def lease_keep_alive(self, lease: int) -> Lease:
-        return await self.beneath.lease_keep_alive(lease)
-
-    async def lease_revoke(self, lease: int) -> int:
-        return await self.beneath.lease_revoke(lease)
-
-    async def lease_time_to_live(self, lease: int) -> Lease:
-        return await self.beneath.lease_time_to_live(lease)
-
-    async def leases(self) -> tuple[int, ...]:
-        return await self.beneath.leases()
-
-    async def close(self) -> None:
-        await self.beneath.close()
 
     # Stages
 
