@@ -55,6 +55,7 @@ class Talk:
         self._unsent: deque[Letter] = deque(maxlen=MAX_UNSENT)
         self._connecting = self._closed = False
         self._again_at = 0.0
+        self._letters, self._counted_at = LETTERS_BURST, clock.seconds()
 
     def send(self, letter: Letter) -> None:
         """As soon as there is a stream; there may never be one."""
@@ -112,9 +113,19 @@ class Talk:
 
     def refused(self, stream: LeaseStream, why: str) -> None:
         """The other node does not keep to the rules."""
-        self._again_at = self.clock.seconds() + AGAIN_SECONDS
-        self.log.warn("Node {peer} says nonsense about takeover, and is cut short: {why}", peer=self.peer, why=why)
+        now = self.clock.seconds()
+        if now >= self._again_at:
+            # Not once for each stream that it opens: the log has its place on flash, too.
+            self._again_at = now + AGAIN_SECONDS
+            self.log.warn("Node {peer} says nonsense about takeover, and is cut short: {why}", peer=self.peer, why=why)
         stream.close()
+
+    def in_time(self) -> bool:
+        """Whether the other node may say one letter more now, on whichever stream."""
+        now = self.clock.seconds()
+        earned = (now - self._counted_at) * LETTERS_PER_SECOND
+        self._letters, self._counted_at = min(LETTERS_BURST, self._letters + earned) - 1, now
+        return self._letters >= 0
 
 
 @implementer(IPushProducer)
@@ -133,7 +144,6 @@ class LeaseStream(Int32StringReceiver):
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._paused = self._over = False
-        self._letters, self._counted_at = LETTERS_BURST, talk.clock.seconds()
 
     def connectionMade(self) -> None:
         cast(Any, self.transport).registerProducer(self, True)
@@ -178,7 +188,7 @@ class LeaseStream(Int32StringReceiver):
     def stringReceived(self, string: bytes) -> None:
         if self._over:
             return
-        if not self._in_time():
+        if not self._talk.in_time():
             self._refuse("it sends too much")
             return
         try:
@@ -194,12 +204,6 @@ class LeaseStream(Int32StringReceiver):
     def _refuse(self, why: str) -> None:
         if not self._over:
             self._talk.refused(self, why)
-
-    def _in_time(self) -> bool:
-        now = self._talk.clock.seconds()
-        earned = (now - self._counted_at) * LETTERS_PER_SECOND
-        self._letters, self._counted_at = min(LETTERS_BURST, self._letters + earned) - 1, now
-        return self._letters >= 0
 
     # -- IPushProducer
 

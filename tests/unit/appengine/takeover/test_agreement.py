@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import globalLogPublisher
 from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -355,6 +356,28 @@ class HostileTests(SynchronousTestCase):
         for _ in range(int(LETTERS_BURST) + 2):
             self.say(letter)
         self.assertTrue(self.stream.transport.disconnected)
+
+    def test_too_much_in_many_streams(self) -> None:
+        """Each new one is no new beginning, neither for what is taken in nor for what is written to the log."""
+        letter = Writer().encode(Letter(self.standing, Hello(False)))
+        taken, core = [], self.world.nodes["a"].core()
+        assert core is not None
+        self.patch(core, "received", lambda *given: taken.append(given))
+        told: list[Any] = []
+        globalLogPublisher.addObserver(told.append)
+        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        for _ in range(5):
+            stream = self.open()
+            for _ in range(int(LETTERS_BURST) + 2):
+                self.say(letter, stream)
+        for _ in range(5):
+            self.say(b"{", self.open())
+        self.assertLessEqual(len(taken), LETTERS_BURST)
+        self.assertEqual(len([event for event in told if "nonsense" in str(event.get("log_format"))]), 1)
+        before = len(taken)
+        self.world.clock.advance(10)
+        self.say(letter, self.open())
+        self.assertEqual(len(taken), before + 1)
 
     def test_nonsense(self) -> None:
         good = {"standing": {"voter": True, "rosters": [[1, ["a"]]]}, "hello": {"answer": True}}
