@@ -97,6 +97,7 @@ class Records(Service):
         self._keys: SiteKeys | None = None
         self._follower: Follower | None = None
         self._watchers: list[Callable[[], None]] = []
+        self._opted_in: Collection[str] | None = None
         membership.watch(self._place)
 
     def startService(self) -> None:
@@ -126,9 +127,23 @@ class Records(Service):
                 found[key.decode("utf-8", "replace")] = record
         return found
 
+    def count_only(self, uids: Collection[str]) -> None:
+        """The original UIDs of the pods that may be taken over.
+
+        By a word on any other pod a member of the site could draw the traffic of every Service to itself.
+        """
+        if uids != self._opted_in:
+            self._opted_in = uids
+            self._tell()
+
     def substitutes(self) -> dict[str, Substitute]:
         """The same, for the Services of this node."""
-        return {uid: Substitute(each.node, each.addresses, each.ready) for uid, each in self.current().items()}
+        found, opted_in = self.current(), self._opted_in
+        return {
+            uid: Substitute(each.node, each.addresses, each.ready)
+            for uid, each in found.items()
+            if opted_in is None or uid in opted_in
+        }
 
     def put(self, uid: str, record: Record) -> None:
         """This node runs the pod of that original UID."""

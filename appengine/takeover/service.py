@@ -8,16 +8,17 @@ permission, and the dead man's switch knows each container before it starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from appengine.desired import Desired, ObjectKey
-from appengine.podspec import Json, Pod, PodRef
+from appengine.podspec import InvalidPod, Json, Pod, PodRef, read_json
 from appengine.runtime import EngineError
 from appengine.takeover.deadman import DeadMan, Watched
+from appengine.takeover.eligible import uid_of
 from appengine.takeover.interfaces import Leases
 from appengine.takeover.others import Others
 from appengine.takeover.own import OwnPods
@@ -184,12 +185,20 @@ class Takeover:
         self.others.consider()
 
     def _site_changed(self, changed: frozenset[ObjectKey]) -> None:
+        self.records.count_only(frozenset(self._uids()))
         self.others.consider()
         for namespace in {namespace for plural, namespace, _ in changed if plural != "pods"}:
             self.host.files_changed(namespace)
 
     def _labels_changed(self, changes: Mapping[bytes, KeyValue | None]) -> None:
         self.others.consider()
+
+    def _uids(self) -> Iterator[str]:
+        for value in self.site_pods().values():
+            try:
+                yield uid_of(read_json(value, "pod"))
+            except InvalidPod:
+                continue  # Told of where it is considered.
 
     def site_pods(self) -> dict[tuple[str, str], bytes]:
         """The pods of the site that have opted in: (namespace, name) → value."""

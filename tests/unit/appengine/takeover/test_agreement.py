@@ -364,8 +364,9 @@ class HostileTests(SynchronousTestCase):
         assert core is not None
         self.patch(core, "received", lambda *given: taken.append(given))
         told: list[Any] = []
-        globalLogPublisher.addObserver(told.append)
-        self.addCleanup(globalLogPublisher.removeObserver, told.append)
+        observer: Any = told.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         for _ in range(5):
             stream = self.open()
             for _ in range(int(LETTERS_BURST) + 2):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from twisted.internet.defer import Deferred
 
 from appengine.podspec import PodRef
 from appengine.takeover.rank import ranked
+from appengine.takeover.records import Record
 from appengine.takeover.service import NotPermitted
 from appengine.takeover.testing import LENGTH
+from metasync.model import Put
 from tests.unit.appengine.takeover.world import SiteWorld
 
 
@@ -301,3 +305,18 @@ class TakerTests(SiteWorld):
             [pod] = status["pods"]
             self.assertEqual((status["site"], pod["name"], pod["owner"]), ("hall", "web", "a"))
             self.assertEqual(pod["takenOver"]["node"], self.where("web"))
+
+    def test_services_go_by_takeovers_of_what_has_opted_in_only(self) -> None:
+        """A member that says to run any pod of the cluster gets none of its traffic."""
+        self.write(
+            Put(self.site_keys.takeover("uid-bank"), Record("x", "c", (ip_address("10.192.3.9"),), True).encode())
+        )
+        self.settle()
+        self.assertEqual(self.nodes["b"].records.substitutes(), {})
+        web = self.apply(self.pod())
+        self.apply(self.pod("bank", opt_in=False))
+        self.nodes["a"].power_cut()
+        self.until(lambda: bool(self.nodes["b"].records.substitutes()))
+        self.assertEqual(set(self.nodes["b"].records.substitutes()), {"uid-web"})
+        self.delete(web)
+        self.assertEqual(self.nodes["b"].records.substitutes(), {})
