@@ -85,7 +85,9 @@ class Options(SettingsOptions):
             "FILE",
         ),
         Setting("kubeconfig", "stand for the edge nodes towards the Kubernetes API in this kubeconfig", Path, "FILE"),
-        Setting("in-cluster", "the same, towards the cluster that this process runs in as a pod", flag=True),
+        Setting(
+            "in-cluster", "stand for the edge nodes towards the cluster that this process runs in as a pod", flag=True
+        ),
         Setting(
             "namespace",
             "towards a real cluster: the pods of this namespace may use its ConfigMaps, Secrets and tokens at the edge",
@@ -93,9 +95,7 @@ class Options(SettingsOptions):
             default=(),
             repeat=True,
         ),
-        Setting(
-            "all-namespaces", "the same for all namespaces: this VM can then read every Secret there is", flag=True
-        ),
+        Setting("all-namespaces", "as --namespace, for all: this VM can then read every Secret there is", flag=True),
         Setting("node-label", "a label of every Node", label, "KEY=VALUE", (), repeat=True),
         Setting("node-taint", "a taint that Nodes are registered with", taint, "KEY[=VALUE]:EFFECT", (), repeat=True),
         Setting(
