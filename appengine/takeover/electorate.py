@@ -25,6 +25,11 @@ MAX_CONFIGS: Final = 8
 """More there are only if a site has changed that often while its nodes did not meet. Such a node does not vote."""
 
 
+CHANGES_BURST: Final = 16
+"""How often one member may change this node's list by what it tells; one more in each time that a vote is held. Each is
+written to disk. A roster is told of once."""
+
+
 class Electorate:
     """By whose votes one node goes.
 
@@ -50,6 +55,8 @@ class Electorate:
         self._told: dict[str, Standing] = {}
         self._moved_since: float | None = None
         self._unsaved = False
+        # By member: how many changes it has left, as of when.
+        self._changes: dict[str, tuple[float, float]] = {}
 
     # -- What is known
 
@@ -102,12 +109,13 @@ class Electorate:
             self._narrow_at = now + self._hold
         self._told = {name: told for name, told in self._told.items() if name in config.members}
         self._moved_since = None
+        self._changes = {name: left for name, left in self._changes.items() if name in config.members}
 
     def heard(self, peer: str, standing: Standing, now: float) -> None:
         """What another member goes by."""
         if peer not in self.members or peer == self.name:
             return
-        if standing.established and not self._merge(standing.configs):
+        if standing.established and not self._merge(peer, standing.configs, now):
             return
         self._told[peer] = standing
         self.tick(now)
@@ -163,7 +171,7 @@ class Electorate:
         if not self._reckons_with_all():
             self._take(_in_order((*self._configs, roster)))
 
-    def _merge(self, theirs: Sequence[Config]) -> bool:
+    def _merge(self, peer: str, theirs: Sequence[Config], now: float) -> bool:
         """Reckon with all that another does, and no more with what that has dropped; whether that can be done."""
         if not theirs:
             return False
@@ -172,9 +180,18 @@ class Electorate:
         if len(merged) > MAX_CONFIGS:
             return False
         if merged != self._configs:
+            if not self._may_change(peer, now):
+                return False
             self._moved_since = None
             self._take(merged)
         return True
+
+    def _may_change(self, peer: str, now: float) -> bool:
+        left, since = self._changes.get(peer, (float(CHANGES_BURST), now))
+        left = min(CHANGES_BURST, left + (now - since) / self._hold)
+        may = left >= 1
+        self._changes[peer] = left - may, now
+        return may
 
     def _take(self, configs: tuple[Config, ...]) -> None:
         self._configs = configs

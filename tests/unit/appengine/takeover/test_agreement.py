@@ -15,6 +15,7 @@ from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
 from appengine.takeover.agreement import FILE, Agreement
+from appengine.takeover.electorate import CHANGES_BURST
 from appengine.takeover.messages import Answer, Config, Hello, Kind, Letter, Refused, Request, Standing, Why
 from appengine.takeover.talk import LETTERS_BURST
 from appengine.takeover.wire import MAX_LETTER, InvalidLetter, Reader, Writer
@@ -379,6 +380,23 @@ class HostileTests(SynchronousTestCase):
         self.world.clock.advance(10)
         self.say(letter, self.open())
         self.assertEqual(len(taken), before + 1)
+
+    def test_rosters_without_end(self) -> None:
+        """Each that is new to this node is written to its disk."""
+        core = self.world.nodes["a"].core()
+        assert core is not None
+        saved: list[Standing] = []
+        self.patch(core.electorate, "_save", saved.append)
+        for number in range(300):
+            standing = Standing(True, (Config(100 + number, ("c",)),))
+            self.say(Writer().encode(Letter(standing, Hello(False))))
+        self.assertTrue(saved)
+        self.assertLess(len(saved), 3 * CHANGES_BURST)
+        # Some time later it is heard again.
+        before = len(saved)
+        self.world.clock.advance(40)
+        self.say(Writer().encode(Letter(Standing(True, (Config(999, ("c",)),)), Hello(False))))
+        self.assertGreater(len(saved), before)
 
     def test_nonsense(self) -> None:
         good = {"standing": {"voter": True, "rosters": [[1, ["a"]]]}, "hello": {"answer": True}}
