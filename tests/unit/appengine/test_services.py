@@ -235,7 +235,10 @@ class ProxyTests(SynchronousTestCase):
         self.reflected: list[object] = []
         self.named: list[ClusterNames] = []
         self.fail_with: Exception | None = None
-        self.proxy = ServiceProxy(
+        self.proxy = self.make_proxy()
+
+    def make_proxy(self, **options: Any) -> ServiceProxy:
+        return ServiceProxy(
             self.clock,
             self.store,
             self.keys,
@@ -243,6 +246,7 @@ class ProxyTests(SynchronousTestCase):
             self.apply,
             self.named.append,
             self.reflected.append,
+            **options,
         )
 
     def apply(self, commands: str) -> None:
@@ -278,16 +282,7 @@ class ProxyTests(SynchronousTestCase):
 
     def test_takeovers_are_followed(self) -> None:
         records = Records(self.clock, self.store, "default", FixedMembership("hall", {"here", "there"}))
-        self.proxy = ServiceProxy(
-            self.clock,
-            self.store,
-            self.keys,
-            FixedNetwork(place("10.192.0.0/24", node="here")),
-            self.apply,
-            self.named.append,
-            self.reflected.append,
-            takeovers=records,
-        )
+        self.proxy = self.make_proxy(takeovers=records)
         records.startService()
         self.proxy.startService()
         self.put("services", service())

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from appengine.takeover.eligible import copy_of, fits, obstacle, opted_in, owner_of, uid_of
+from appengine.takeover.eligible import OF_THE_NODE, copy_of, fits, obstacle, opted_in, owner_of, uid_of
+from edgectl.takeover import asks_for_takeover
+from edgectl.takeover import obstacle as obstacle_in_the_cloud
 
 LABELS = {"zone": "hall", "cores": "4"}
 
@@ -45,6 +47,21 @@ class EligibleTests(SynchronousTestCase):
             "spec": {"restartPolicy": "Always", "volumes": [{"name": "x", "emptyDir": {}}]},
         }
         self.assertIsNone(obstacle(moves))
+
+    def test_cloud_and_site_judge_alike(self) -> None:
+        """Else the cloud would show a pod as one that moves, and no node would run it."""
+        for metadata, spec in (
+            ({}, {}),
+            ({"annotations": {"kubebus.io/takeover": "site"}}, {"restartPolicy": "Always"}),
+            ({"ownerReferences": [{"kind": "DaemonSet"}]}, {}),
+            ({"ownerReferences": [{"kind": "ReplicaSet"}]}, {"volumes": [{"name": "x", "emptyDir": {}}]}),
+            *(({}, {"restartPolicy": policy}) for policy in ("Never", "OnFailure")),
+            # A pod has no volume of the kind "local"; only a PersistentVolume has.
+            *(({}, {"volumes": [{"name": "x", kind: {}}]}) for kind in OF_THE_NODE if kind != "local"),
+        ):
+            pod = {"metadata": metadata, "spec": spec}
+            self.assertEqual(obstacle(pod), obstacle_in_the_cloud(pod))
+            self.assertEqual(opted_in(pod), asks_for_takeover(pod))
 
     def test_node_selector(self) -> None:
         self.assertTrue(fits({"spec": {}}, "b", LABELS))
