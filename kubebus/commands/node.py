@@ -21,7 +21,7 @@ def add_commands(commands: Subparsers) -> None:
         description="The nodes that were enrolled.",
     )
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="show all nodes", description="Show all nodes with their addresses.")
+    listing = actions.add_parser("list", help="show all nodes", description="Show all nodes with addresses and sites.")
     listing.set_defaults(run=_list)
     revoke = actions.add_parser(
         "revoke",

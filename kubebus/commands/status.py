@@ -23,7 +23,7 @@ def add_commands(commands: Subparsers) -> None:
         help="show the network as this host sees it",
         description="On the router's host: every node with its addresses, since when it is connected or away, when it "
         "was last heard of, the round trip, bytes received and sent, and packets dropped. On an edge node: its link, "
-        "addresses and routes.",
+        "addresses and routes, and its links to the other nodes of its site.",
     )
     parser.set_defaults(run=_status)
 
