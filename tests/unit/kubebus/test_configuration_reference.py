@@ -7,15 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_network
 from pathlib import Path
 
+import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from appengine.tap import options as edge
 from kubebus.config import Setting
 from kubebus.tap import options as router
 
-REFERENCE = Path(__file__).parents[3] / "docs" / "configuration.md"
+CHECKOUT = Path(__file__).parents[3]
+REFERENCE = CHECKOUT / "docs" / "configuration.md"
+MANIFEST = CHECKOUT / "examples" / "kubernetes" / "router.yaml"
 
 
 def row(setting: Setting) -> str:
@@ -47,9 +51,27 @@ def current() -> str:
     return text
 
 
+def parsed(path: str, toml: str) -> router.Options:
+    Path(path).write_text(toml)
+    options = router.Options()
+    options.parseOptions(["--config", path])
+    return options
+
+
 class ReferenceTests(SynchronousTestCase):
     def test_every_option(self) -> None:
         self.assertEqual(REFERENCE.read_text(), current(), "write it anew: see the top of this module")
+
+    def test_the_example_starts_a_router(self) -> None:
+        toml = REFERENCE.read_text().partition("```toml\n")[2].partition("```")[0]
+        self.assertEqual(
+            parsed(self.mktemp(), toml)["advertise"], (*map(ip_network, ("192.168.10.0/24", "172.20.0.0/16")),)
+        )
+
+    def test_the_manifest_starts_a_router(self) -> None:
+        documents = yaml.safe_load_all(MANIFEST.read_text())
+        (toml,) = [each["data"]["kubebus.toml"] for each in documents if each["kind"] == "ConfigMap"]
+        self.assertTrue(parsed(self.mktemp(), toml)["in-cluster"])
 
 
 if __name__ == "__main__":
