@@ -44,9 +44,7 @@ class DisruptionTests(ApiTestCase):
         return status
 
     def counts(self, status: Obj) -> tuple[int, int, int, int]:
-        return tuple(
-            status[key] for key in ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods")
-        )
+        return tuple(status[key] for key in ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"))
 
     def evict(self, name: str, *, dry_run: bool = False) -> None:
         self.done(evict(self.api, "default", name, EVICTION, WriteOptions(dry_run=dry_run)))
