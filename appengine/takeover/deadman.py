@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,10 @@ _ANSWER_SECONDS = 5.0
 _PATIENCE = 50
 """Attempts at the quick pace, before it is said that there is no switch."""
 
+# The switch's own bounds, which is not imported for them.
+MAX_LINE = 65536
+MAX_CONTAINERS = 256
+
 
 @dataclass(slots=True)
 class Watched:
@@ -34,6 +38,24 @@ class Watched:
 
     until: float
     containers: set[str] = field(default_factory=set)
+
+
+class _Pod:
+    """The same, with the containers in the order in which they came: of very many the last ones count."""
+
+    __slots__ = ("containers", "until")
+
+    def __init__(self, until: float, containers: Iterable[str] = ()) -> None:
+        self.until = until
+        self.containers: dict[str, None] = {}
+        self.add(containers)
+
+    def add(self, containers: Iterable[str]) -> None:
+        for identity in containers:
+            self.containers.pop(identity, None)
+            self.containers[identity] = None
+        while len(self.containers) > MAX_CONTAINERS:
+            del self.containers[next(iter(self.containers))]
 
 
 class DeadMan(Protocol):
@@ -69,7 +91,7 @@ class SwitchClient:
 
     def __init__(self, reactor: Any, path: Path, lapsed: Callable[[str], None] = lambda uid: None) -> None:
         self._reactor, self._path, self._lapsed = reactor, path, lapsed
-        self._pods: dict[str, Watched] = {}
+        self._pods: dict[str, _Pod] = {}
         self._ends: dict[str, list[Deferred[None]]] = {}
         self._talk: _Talk | None = None
         self._connecting: Deferred[None] | None = None
@@ -89,16 +111,16 @@ class SwitchClient:
         return {uid: Watched(pod.until, set(pod.containers)) for uid, pod in self._pods.items()}
 
     async def arm(self, uid: str, until: float, container: str = "") -> None:
-        pod = self._pods.setdefault(uid, Watched(until))
+        pod = self._pods.setdefault(uid, _Pod(until))
         pod.until = until
         if container:
-            pod.containers.add(container)
+            pod.add([container])
         for over in self._ends.pop(uid, ()):
             # It was to end, and goes on instead.
             over.callback(None)
         while True:
             talk = await self._ready()
-            talk.pod(uid, pod.until, {container} if container else set())
+            talk.pod(uid, pod.until, [container] if container else ())
             try:
                 return await talk.sync()
             except ConnectError as error:
@@ -111,7 +133,7 @@ class SwitchClient:
             if pod is not None and uid not in self._ends:
                 pod.until = until
                 if self._talk is not None:
-                    self._talk.pod(uid, until, set())
+                    self._talk.pod(uid, until, ())
 
     async def end(self, uid: str) -> None:
         if uid not in self._pods:
@@ -186,8 +208,12 @@ class SwitchClient:
             return
         self._talk = talk
         for uid, watched in talk.known.items():
-            mine = self._pods.setdefault(uid, Watched(watched.until))
-            mine.containers |= watched.containers
+            mine = self._pods.get(uid)
+            if mine is None:
+                self._pods[uid] = watched
+            else:
+                # What this agent has named is later.
+                mine.containers = _Pod(mine.until, [*watched.containers, *mine.containers]).containers
         for uid, mine in self._pods.items():
             talk.pod(uid, mine.until, mine.containers)
         for uid in self._ends:
@@ -233,10 +259,11 @@ class _Talk(LineOnlyReceiver):
     """One conversation with the switch."""
 
     delimiter = b"\n"
+    MAX_LENGTH = MAX_LINE
 
     def __init__(self, client: SwitchClient) -> None:
         self._client = client
-        self.known: dict[str, Watched] = {}
+        self.known: dict[str, _Pod] = {}
         self.ready: Deferred[None] = Deferred()
         self.lost = False
         self._syncs: dict[str, Deferred[None]] = {}
@@ -245,8 +272,8 @@ class _Talk(LineOnlyReceiver):
     def say(self, line: str) -> None:
         self.sendLine(line.encode("ascii"))
 
-    def pod(self, uid: str, until: float, containers: set[str]) -> None:
-        self.say(f"pod {uid} {until:.3f} {' '.join(sorted(containers))}".rstrip())
+    def pod(self, uid: str, until: float, containers: Iterable[str]) -> None:
+        self.say(f"pod {uid} {until:.3f} {' '.join(containers)}".rstrip())
 
     async def sync(self) -> None:
         """Wait until all that was said has been taken in.
@@ -263,7 +290,7 @@ class _Talk(LineOnlyReceiver):
     def lineReceived(self, line: bytes) -> None:
         what, *words = line.decode("ascii").split()
         if what == "pod":
-            self.known[words[0]] = Watched(float(words[1]), set(words[2:]))
+            self.known[words[0]] = _Pod(float(words[1]), words[2:])
         elif what == "ready":
             self.ready.callback(None)
         elif what == "synced" and words[0] in self._syncs:
@@ -277,11 +304,12 @@ class _Talk(LineOnlyReceiver):
         self.lost = True
         gone = ConnectError(string="the dead man's switch has gone")
         syncs, self._syncs = self._syncs, {}
+        # First: who waits tries again at once, and would have this one again and again.
+        self._client.hung_up(self)
         if not self.ready.called:
             self.ready.errback(gone)
         for each in syncs.values():
             each.errback(gone)
-        self._client.hung_up(self)
 
 
 def _cancelled(failure: Failure) -> None:

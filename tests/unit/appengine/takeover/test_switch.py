@@ -14,6 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
+from appengine.takeover import deadman
 from appengine.takeover import switch as module
 from appengine.takeover.deadman import SwitchClient
 from appengine.takeover.switch import (
@@ -212,6 +213,19 @@ class ProcessTests(unittest.TestCase):
         self.assertEqual({uid: watched.containers for uid, watched in found.items()}, {"one": {A, B}})
         self.assertAlmostEqual(found["one"].until, until, 2)
 
+    async def test_a_pod_that_was_started_very_often(self) -> None:
+        """Both ends forget its oldest containers alone, and the next agent, or switch, is told of the rest."""
+        until = boottime() + 60
+        often = [f"{number:064x}" for number in range(module.MAX_CONTAINERS + 900)]
+        for each in reversed(often):
+            await self.client.arm("one", until, each)
+        os.kill(self.pid(), 9)
+        await self.client.arm("two", until, A)
+        await self.client.stop()
+        found = await self.make_client().look()
+        self.assertEqual(found["one"].containers, set(often[: module.MAX_CONTAINERS]))
+        self.assertEqual((deadman.MAX_LINE, deadman.MAX_CONTAINERS), (module.MAX_LINE, module.MAX_CONTAINERS))
+
     async def test_tells_of_the_lapse(self) -> None:
         await self.client.arm("one", boottime() + 0.3, A)
         await self.until(lambda: self.lapsed == ["one"])
@@ -226,6 +240,22 @@ class ProcessTests(unittest.TestCase):
         await self.client.stop()
         found = await self.make_client().look()
         self.assertEqual({uid: watched.containers for uid, watched in found.items()}, {"one": {A}, "two": {B}})
+
+    async def test_one_that_dies_while_it_is_asked(self) -> None:
+        """The next one is asked, and not the dead one again and again."""
+        asked: list[str] = []
+        pod = deadman._Talk.pod
+
+        def counted(talk: Any, uid: str, *rest: Any) -> None:
+            asked.append(uid)
+            self.assertLess(len(asked), 50)
+            pod(talk, uid, *rest)
+
+        self.patch(deadman._Talk, "pod", counted)
+        await self.client.arm("one", boottime() + 60, A)
+        os.kill(self.pid(), 9)
+        await self.client.arm("two", boottime() + 60, B)
+        self.assertTrue(self.runs())
 
     async def test_there_is_one_only(self) -> None:
         await self.client.arm("one", boottime() + 60, A)
