@@ -5,12 +5,11 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from appengine.takeover.own import WAITING
 from edgectl.interfaces import EdgeNode
 from edgectl.takeover import SETTLE_SECONDS
 from edgectl.testing_control import Refusal, fake_agent
 from edgectl.watch import Object
-from metasync.keys import TAKEN_OVER_BY, NodeKeys, SiteKeys, sites_prefix
+from metasync.keys import TAKEN_OVER_BY, WAITING_FOR_SITE, NodeKeys, SiteKeys, sites_prefix
 from metasync.model import KeyRange
 from tests.unit.edgectl.control_world import START, ControlTestCase, configmap, pod, running
 
@@ -395,7 +394,7 @@ class UpTests(TakeoverCase):
         self.report_pod("web", {"phase": "Pending"})
         self.settle()
         self.assertEqual("edge2", self.by)
-        held = {"name": "c", "ready": False, "state": {"waiting": {"reason": WAITING}}}
+        held = {"name": "c", "ready": False, "state": {"waiting": {"reason": WAITING_FOR_SITE}}}
         self.report_pod("web", {**running("10.192.1.9"), "containerStatuses": [held]})
         self.settle()
         self.assertEqual("edge2", self.by)
