@@ -131,17 +131,17 @@ class CongestionChoice:
         self._sent = self._resent = 0
         self._lossy = False
 
-    def judge(self, round_trip: float, sent: int, resent: int) -> bool:
+    def judge(self, round_trip: float | None, sent: int, resent: int) -> bool:
         """``True`` if :attr:`name` has changed.
 
-        :param round_trip: seconds, the shortest seen.
+        :param round_trip: seconds, the shortest seen; ``None``, if nobody knows it yet, counts as long.
         :param sent: segments since the connection was made, and ``resent`` those of them that were sent again.
         """
         if sent - self._sent >= ENOUGH:
             # A path that loses packets goes on doing so, whatever it is used for at times.
             self._lossy = self._lossy or resent - self._resent > LOSSY * (sent - self._sent)
             self._sent, self._resent = sent, resent
-        name = LONG_PATH if self._lossy or round_trip >= SHORT else SHORT_PATH
+        name = LONG_PATH if self._lossy or round_trip is None or round_trip >= SHORT else SHORT_PATH
         if name == self.name:
             return False
         self.name = name

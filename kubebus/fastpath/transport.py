@@ -39,6 +39,7 @@ from zope.interface import Interface, implementer
 from kubebus.exchange import peer_name
 from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory, gathered
 from kubebus.fastpath.pacing import JUDGE_EVERY, READ_AHEAD, CongestionChoice, ReceiveLimit, UnsentLimit
+from kubebus.tcpinfo import path_of
 
 READS_PER_WAKEUP = 4
 """Full reads before the reactor may serve somebody else: 256 KiB, about a tenth of a millisecond."""
@@ -49,17 +50,10 @@ CLOSE_TIMEOUT = 10.0
 _NOTSENT_LOWAT: int = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; Python has no name for it before 3.12.
 
 _INT = struct.Struct("i")
-_UINT = struct.Struct("I")
 # asm-generic/socket.h; MIPS has the same numbers for these.
 _RCVBUFFORCE = 33
 _BUF_LOCK = 72
 _LARGE = 1 << 22
-# Offsets in struct tcp_info (linux/tcp.h): tcpi_total_retrans, tcpi_segs_out (since Linux 4.2), and tcpi_min_rtt (4.6)
-# in microseconds.
-_TOTAL_RETRANS = 100
-_SEGS_OUT = 136
-_MIN_RTT = 148
-_INFO_SIZE = _MIN_RTT + _UINT.size
 
 # Used up before the reactor serves another descriptor, so one for all.
 _received = memoryview(bytearray(CHUNK))
@@ -568,8 +562,8 @@ class FastTLSTransport:
             return
         try:
             (unread,) = _INT.unpack(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(_INT.size)))
-            info = self._tcp_info()
-            round_trip = _UINT.unpack_from(info, _MIN_RTT)[0] / 1e6 if len(info) >= _INFO_SIZE else 0.0
+            path = path_of(self._socket)
+            round_trip = (path and path.round_trip) or 0.0
             if self._ahead.behind(self._reactor.seconds(), self._received, unread, round_trip):
                 self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, self._ahead.limit or READ_AHEAD)
         except OSError:
@@ -588,12 +582,9 @@ class FastTLSTransport:
             self._set_congestion(self._limits.congestion)
 
     def _judge_path(self, choice: CongestionChoice) -> None:
-        info = self._tcp_info()
-        if len(info) < _INFO_SIZE:
-            return  # An old kernel: its default is good enough.
-        # A round trip that nobody knows yet is the greatest number, so the path counts as long.
-        round_trip, sent, resent = (_UINT.unpack_from(info, at)[0] for at in (_MIN_RTT, _SEGS_OUT, _TOTAL_RETRANS))
-        if choice.judge(round_trip / 1e6, sent, resent) and choice.name is not None:
+        path = path_of(self._socket)
+        # An old kernel: its default is good enough.
+        if path is not None and choice.judge(path.round_trip, path.sent, path.resent) and choice.name is not None:
             self._set_congestion(choice.name)
 
     def _set_congestion(self, name: str) -> None:
@@ -601,13 +592,6 @@ class FastTLSTransport:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
         except OSError:
             pass  # Not in this kernel, or not allowed: its default is good enough.
-
-    def _tcp_info(self) -> bytes:
-        """``struct tcp_info`` of the connection, as much of it as the kernel has."""
-        try:
-            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-        except OSError:
-            return b""
 
     def _limit_unsent(self) -> None:
         try:

@@ -6,7 +6,7 @@ import socket
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kubebus.tcpinfo import acknowledged
+from kubebus.tcpinfo import acknowledged, path_of
 
 
 class Wrapped:
@@ -41,3 +41,23 @@ class AcknowledgedTests(SynchronousTestCase):
         self.addCleanup(one.close)
         self.addCleanup(other.close)
         self.assertIsNone(acknowledged(Wrapped(socket=one)))
+
+
+class PathTests(SynchronousTestCase):
+    def test_of_a_connection(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            path = path_of(client)
+            assert path is not None and path.round_trip is not None
+            self.assertTrue(0 <= path.round_trip < 1)
+            self.assertTrue(path.sent >= 1)
+            self.assertEqual(path.resent, 0)
+
+    def test_before_there_is_a_round_trip(self) -> None:
+        with socket.socket() as unconnected:
+            path = path_of(unconnected)
+            self.assertIsNone(path and path.round_trip)
+
+    def test_what_is_no_tcp(self) -> None:
+        one, other = socket.socketpair()
+        with one, other:
+            self.assertIsNone(path_of(one))
