@@ -108,11 +108,11 @@ class FailureTests(SharedWorld, unittest.SynchronousTestCase):
     def test_stopping_in_good_order_undoes_everything(self) -> None:
         node, eip = self.lab.net.sites[0].node, self.lab.net.eip
         for daemon, namespace in ((self.lab.edges[0], node), (self.lab.router, eip)):
-            self.assertIn("kb0", namespace.run(["ip", "-o", "link"]).stdout)
+            self.assertRegex(namespace.run(["ip", "-o", "link"]).stdout, r"\bkb0\b")
             self.assertEqual(daemon.stop(), 0, daemon.tail())
             for what in (["ip", "-o", "link"], ["ip", "route", "show", "table", "all"], ["ip", "-6", "route"]):
                 text = namespace.run(what).stdout
-                self.assertNotIn("kb0", text)
+                self.assertNotRegex(text, r"\bkb0\b")  # a lab's namespaces are named here too, such as kb024df7-pod1
                 self.assertNotIn("proto 107", text)
             for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv6/conf/eth1/forwarding"):
                 found = namespace.run(["sh", "-c", f"cat /proc/sys/net/{name} 2>/dev/null || echo 0"]).stdout
