@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.congestion import permitted, preset
 from benchmarks.parts import PARTS
 from benchmarks.plot import svg
 from benchmarks.runner import run
+from benchmarks.world import Hub
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
@@ -25,13 +27,23 @@ def main() -> int:
         if os.geteuid() != 0:
             print("Run this as root: it makes network namespaces.", file=sys.stderr)
             return 1
-        parts = [PARTS[name]() for name in options.parts or PARTS]
-        results = run(parts, options.only, options.rounds, options.quick, lambda line: print(line, flush=True))
-        report.save(results, options.output, quick=options.quick)
+        Hub.congestion = options.congestion
+        conditions = {"quick": options.quick, "rounds": options.rounds, "congestion": options.congestion}
+        with permitted(options.congestion):
+            results = run(
+                [PARTS[name]() for name in dict.fromkeys(options.parts or PARTS)],
+                options.only,
+                options.rounds,
+                options.quick,
+                lambda line: print(line, flush=True),
+                # Part by part, so that a run that is broken off has brought something.
+                lambda results: report.save(results, options.output, **conditions),
+            )
     else:
         results = report.load(options.output)
     print("\nMedians; in brackets how many times theirs ours is.\n")
     print(f"{report.table(results)}\n\n{report.verdicts(results)}")
+    print(report.profiles(results))
     for line in report.skips(results):
         print(line)
     everything = report.load(options.output)
@@ -51,6 +63,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="shorter measurements: to see that everything works")
     parser.add_argument("--only", nargs="+", metavar="SUBJECT", help="measure these subjects only")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder for the JSON and the plot (docs/benchmarks)")
+    parser.add_argument(
+        "--congestion", default=preset(), help="TCP's congestion control (the machine's: %(default)s)"
+    )
     parser.add_argument("--report", action="store_true", help="measure nothing; show what is in the output folder")
     return parser  # fmt: skip
 

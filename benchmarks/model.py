@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,19 @@ class Target:
 
 @dataclass(slots=True)
 class Results:
-    """Every sample, by metric and subject, in the order measured; and why something was left out."""
+    """Every sample, by metric and subject, in the order measured.
+
+    :ivar skipped: why something was left out, by part and subject: ``"packets: nebula"``.
+    :ivar notes: text that a part has to say beside its figures, by part.
+    :ivar parts: which were measured.
+    :ivar about: of each metric, when and on what it was measured; of those read from a file only.
+    """
 
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, subject: str, values: Mapping[str, float]) -> None:
         for key, value in values.items():
@@ -50,6 +60,13 @@ class Results:
 
     def skip(self, what: str, why: str) -> None:
         self.skipped[what] = why
+
+    def take(self, others: Results) -> None:
+        """Add what ``others``, of other parts, has."""
+        self.samples.update(others.samples)
+        self.skipped.update(others.skipped)
+        self.notes.update(others.notes)
+        self.parts += others.parts
 
     def median(self, metric: str, subject: str) -> float | None:
         values = self.samples.get(metric, {}).get(subject)

@@ -7,12 +7,13 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalogue import BY_KEY, METRICS, OURS, TARGETS
+from benchmarks.catalogue import BY_KEY, METRICS, OURS, PROFILED, TARGETS
 from benchmarks.model import Metric, Results, Target
+from benchmarks.profiling import KINDS
 
 
 def figure(value: float) -> str:
@@ -26,7 +27,7 @@ def table(results: Results) -> str:
     rows = [["", "unit", *subjects]]
     for metric in METRICS:
         medians = dict(results.medians(metric.key))
-        if medians:
+        if medians and not metric.key.startswith("profile_"):
             ours = medians.get(OURS)
             rows.append([metric.title, metric.unit, *(_cell(medians.get(each), each, ours) for each in subjects)])
     return _aligned(rows) if len(rows) > 1 else "nothing was measured"
@@ -53,25 +54,65 @@ def judge(results: Results, target: Target) -> tuple[float, bool] | None:
     return target.value(ours, theirs), target.met(ours, theirs, BY_KEY[target.metric])
 
 
+def profiles(results: Results) -> str:
+    """Where our processes' CPU goes, in percent of each; nothing if that was not measured."""
+    rows = [["of the CPU under 1 stream, %", *PROFILED.values()]]
+    for kind in KINDS:
+        values = [results.median(f"profile_{process}_{kind}", OURS) for process in PROFILED]
+        if any(value is not None for value in values):
+            rows.append([kind, *("-" if value is None else f"{value:.0f}" for value in values)])
+    return _aligned(rows) if len(rows) > 1 else ""
+
+
 def page(results: Results) -> str:
     """A page of Markdown with everything, to lie beside the JSON and the plot."""
-    about = machine()
     lines = [
         "# Results",
         "",
-        "Written by `./scripts/bench`; medians, and in brackets how many times theirs ours is. Ratios hold within a",
-        f"run; the absolute figures are of {about['cores']} cores of {about['processor']}, shared by all processes,",
-        f"Linux {about['kernel']} (TCP's congestion control, which inner streams and OpenVPN over TCP use, is",
-        f"{about['congestion']}), Python {about['python']}. Every sample is in `results.json`.",
+        "Written by `./scripts/bench`; medians, and in brackets how many times theirs ours is. Only ratios within one",
+        "run hold elsewhere. Every sample is in `results.json`.",
+        "",
+        *_conditions(results),
         "",
         "![](results.svg)",
         "",
-        f"```\n{table(results)}\n```",
+        _fenced(table(results)),
         "",
-        f"```\n{verdicts(results)}\n```",
+        _fenced(verdicts(results)),
     ]
-    left_out = [f"- {line}" for line in skips(results)]
-    return "\n".join([*lines, "", *left_out]).rstrip() + "\n"
+    if where := profiles(results):
+        lines += ["", _fenced(where)]
+    lines += ["", *(f"- {line}" for line in skips(results))]
+    if results.notes:
+        lines += ["", "## Functions with the most CPU"]
+        lines += [part for note in results.notes.values() for part in ("", _fenced(note))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _conditions(results: Results) -> Iterator[str]:
+    """When, where and how the figures were taken: a line for each run."""
+    runs: dict[str, list[str]] = {}
+    for metric in METRICS:
+        about = results.about.get(metric.key)
+        if about is not None and metric.key in results.samples:
+            runs.setdefault(_condition(about), []).append(metric.title)
+    for condition, titles in runs.items():
+        of = "everything" if len(runs) == 1 else f"{len(titles)} rows, the first of them “{titles[0]}”"
+        yield f"- {of}: {condition}"
+
+
+def _condition(about: Mapping[str, Any]) -> str:
+    rounds = f"{about['rounds']} rounds" if "rounds" in about else "some rounds"
+    quick = ", **quick**" if about["quick"] else ""
+    return (
+        f"{about['time'][:10]}, commit {about['commit']}, {rounds}{quick}; {about['cores']} cores of "
+        f"{about['processor']}, shared by all processes; Linux {about['kernel']}, Python {about['python']}; TCP's "
+        f"congestion control, which inner streams and OpenVPN over TCP use, is {about['congestion']}"
+    )
+
+
+def _fenced(text: str) -> str:
+    return f"```\n{text}\n```"
 
 
 def skips(results: Results) -> Iterator[str]:
@@ -79,20 +120,24 @@ def skips(results: Results) -> Iterator[str]:
         yield f"skipped: {what}: {why.splitlines()[0]}"
 
 
-def save(results: Results, folder: Path, *, quick: bool) -> Path:
-    """Write everything as JSON, after what earlier runs measured of other metrics; the file's path."""
+def save(results: Results, folder: Path, **conditions: object) -> Path:
+    """Write everything as JSON, after what earlier runs measured of other metrics; the file's path.
+
+    :param conditions: under which it was measured: ``quick``, ``rounds``, ``congestion``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    document: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    samples = document.get("samples", {})
+    earlier = load(folder) if path.exists() else Results()
+    about = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine(), **conditions}
     # A part measured again replaces what was; its subjects belong to one run and are compared with each other only.
-    samples.update(results.samples)
-    about = {"quick": quick, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machine()}
+    skipped = {what: why for what, why in earlier.skipped.items() if what.partition(":")[0] not in results.parts}
+    notes = {part: note for part, note in earlier.notes.items() if part not in results.parts}
     document = {
-        "samples": samples,
+        "samples": {**earlier.samples, **results.samples},
         "units": {metric.key: metric.unit for metric in METRICS},
-        "runs": {**document.get("runs", {}), **dict.fromkeys(results.samples, about)},
-        "skipped": results.skipped,
+        "runs": {**earlier.about, **dict.fromkeys(results.samples, about)},
+        "skipped": {**skipped, **results.skipped},
+        "notes": {**notes, **results.notes},
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
     return path
@@ -101,7 +146,7 @@ def save(results: Results, folder: Path, *, quick: bool) -> Path:
 def load(folder: Path) -> Results:
     """What :func:`save` has gathered."""
     document = json.loads((folder / "results.json").read_text())
-    return Results(document["samples"], document["skipped"])
+    return Results(document["samples"], document["skipped"], document.get("notes", {}), about=document["runs"])
 
 
 def machine() -> dict[str, Any]:
@@ -116,7 +161,6 @@ def machine() -> dict[str, Any]:
         "processor": model,
         "cores": os.cpu_count(),
         "kernel": platform.release().partition("-")[0],
-        "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "python": platform.python_version(),
         "commit": git.stdout.strip(),
     }

@@ -8,12 +8,16 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from math import inf
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from tests.lab.daemon import Daemon
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import LabError
+
+# Seconds after which a ping is taken for lost.
+PATIENCE = 3.0
 
 
 class IperfServer:
@@ -66,14 +70,49 @@ def received_kpps(report: dict[str, Any]) -> float:
     return float(total["packets"] - total["lost_packets"]) / float(total["seconds"]) / 1e3
 
 
+def received_udp_mbit(report: dict[str, Any]) -> float:
+    """What the receiver of a UDP run got of payload, in Mbit/s."""
+    total = report["end"]["sum"]
+    return float(total["bits_per_second"]) * (1 - float(total["lost_percent"]) / 100) / 1e6
+
+
 def ping(source: Namespace, address: str, count: int, interval: float = 0.01) -> list[float]:
-    """Round-trip times in ms of those pings that were answered."""
+    """Round-trip times in ms, in order; after them one that is infinite for each ping that was not answered."""
     done = source.run(
-        ["ping", "-n", "-c", str(count), "-i", f"{interval:g}", "-W", "3", address],
+        ["ping", "-n", "-c", str(count), "-i", f"{interval:g}", "-W", f"{PATIENCE:g}", address],
         check=False,
         timeout=count * interval + 30,
     )
-    return [float(each) for each in re.findall(r"time=([\d.]+) ms", done.stdout)]
+    answered = [float(each) for each in re.findall(r"time=([\d.]+) ms", done.stdout)]
+    return answered + [inf] * (count - len(answered))
+
+
+class Replies:
+    """Pings an address all the time within the ``with`` statement, and knows when which answer came."""
+
+    def __init__(self, source: Namespace, address: str, interval: float = 0.01) -> None:
+        self._command = ["ping", "-n", "-D", "-i", f"{interval:g}", address]
+        self._source = source
+        self._output = b""
+
+    def __enter__(self) -> Self:
+        self._process = self._source.popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.terminate()
+        self._output, _ = self._process.communicate()
+
+    def first_after(self, moment: float) -> float:
+        """Seconds from ``moment`` (UNIX time) to the first answer to a ping that was sent after it.
+
+        :raises LabError: if there was none by the end of the ``with`` statement.
+        """
+        for at, rtt in re.findall(rb"\[([\d.]+)\] .* time=([\d.]+) ms", self._output):
+            received = float(at)
+            if received - float(rtt) / 1e3 >= moment:
+                return received - moment
+        raise LabError("no ping was answered any more")
 
 
 @contextmanager
@@ -89,11 +128,12 @@ def iperf_in_background(
 def middle(values: Sequence[float]) -> float:
     """The median.
 
-    :raises LabError: if there is none: nothing was answered.
+    :raises LabError: if it is not a number: half of the pings or more were not answered.
     """
-    if not values:
-        raise LabError("no ping was answered")
-    return median(values)
+    result = median(values) if values else inf
+    if result == inf:
+        raise LabError(f"of {len(values)} pings {sum(each < inf for each in values)} were answered")
+    return result
 
 
 def missing(*programs: str) -> str | None:

@@ -11,6 +11,7 @@ process there, as they must where the edges are behind NAT.
 from __future__ import annotations
 
 from types import TracebackType
+from typing import ClassVar
 
 from benchmarks.path import PathSpec
 from benchmarks.relay import RelayLink
@@ -18,18 +19,30 @@ from tests.lab.namespace import Namespace
 
 
 class Hub:
-    """The hub's namespace and its edges'. Close it at the end."""
+    """The hub's namespace and its edges'. Close it at the end.
+
+    :cvar congestion: TCP's congestion control of the inner streams, and of tunnels that do not choose their own;
+        ``None`` for that of the machine.
+    """
+
+    congestion: ClassVar[str | None] = None
 
     def __init__(self, edges: int = 2, path: PathSpec | None = None) -> None:
         """:param path: a bad path between each edge and the hub, made by a packet relay; a plain cable without it."""
         self.namespace = Namespace("hub")
         self.edges = [Namespace(f"e{number}") for number in range(1, edges + 1)]
         self.relays: list[RelayLink] = []
+        if self.congestion is not None:
+            for namespace in (self.namespace, *self.edges):
+                namespace.sysctl("net/ipv4/tcp_congestion_control", self.congestion)
         self.namespace.forward()
         for number, edge in enumerate(self.edges, 1):
             if path is None:
                 edge.veth("up0", self.namespace, f"u{number}", f"{self.edge_address(number)}/24")
+                edge.ip(f"address add {self.edge_address6(number)}/64 dev up0")
                 self.namespace.ip(f"address add {self.hub_address(number)}/24 dev u{number}")
+                self.namespace.ip(f"address add {self._hub_address6(number)}/64 dev u{number}")
+                edge.ip(f"route add ::/0 via {self._hub_address6(number)}")
             else:
                 self.relays.append(
                     RelayLink(edge, "up0", self.edge_address(number), self.namespace, f"u{number}",
@@ -46,6 +59,15 @@ class Hub:
     @staticmethod
     def hub_address(number: int) -> str:
         return f"172.31.{number}.1"
+
+    @staticmethod
+    def edge_address6(number: int) -> str:
+        """On its cable; a bad path has IPv4 only."""
+        return f"fd31:0:0:{number}::2"
+
+    @staticmethod
+    def _hub_address6(number: int) -> str:
+        return f"fd31:0:0:{number}::1"
 
     def forward_plainly(self, allowed: bool) -> None:
         """Whether packets between the cables pass without a tunnel."""

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from benchmarks.path import PathSpec
+from benchmarks.traffic import missing
 from benchmarks.tunnels import TUNNELS, Tunnel
 from benchmarks.world import Hub
 
@@ -17,16 +18,26 @@ class Part(ABC):
 
     :cvar subjects: whom it can be taken of.
     :cvar rounds: how often at most; ``None``: as often as asked.
+    :cvar seconds: that one subject takes in one round, and with ``--quick``, on a machine of two cores.
     """
 
     name: ClassVar[str]
     what: ClassVar[str]
     subjects: ClassVar[tuple[str, ...]]
     rounds: ClassVar[int | None] = None
+    seconds: ClassVar[tuple[float, float]] = (30, 15)
 
     def missing(self, subject: str) -> str | None:
         """Why ``subject`` cannot be measured here."""
         return TUNNELS[subject].missing()
+
+    def expected(self, subject: str, quick: bool) -> float:
+        """Seconds that :meth:`measure` will take, roughly."""
+        return self.seconds[quick]
+
+    def note(self) -> str:
+        """What there is to say beside the figures, once all are taken."""
+        return ""
 
     @abstractmethod
     def measure(self, subject: str, quick: bool) -> Mapping[str, float]:
@@ -42,6 +53,9 @@ class TunnelPart(Part):
     subjects = tuple(TUNNELS)
     edges: ClassVar[int] = 2
     path: ClassVar[PathSpec | None] = None
+
+    def missing(self, subject: str) -> str | None:
+        return super().missing(subject) or missing("iperf3", "ping")
 
     def measure(self, subject: str, quick: bool) -> Mapping[str, float]:
         with Hub(self.edges, self.path) as hub, self.tunnel(subject, hub) as tunnel:

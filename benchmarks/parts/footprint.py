@@ -40,6 +40,7 @@ class Footprint(Part):
     what = "memory, CPU, wake-ups and link traffic of agent and router, idle; dockerd and containerd beside"
     subjects = (OURS,)
     rounds = 1
+    seconds = (210, 75)
 
     def missing(self, subject: str) -> str | None:
         return missing("dockerd", "containerd", "kubectl")
@@ -77,21 +78,26 @@ def _apply(kubectl: Kubectl, file: Path, count: int) -> None:
 def _idle(tunnel: Kubebus, engine: Engine, seconds: float) -> Mapping[str, float]:
     assert tunnel.hub_process is not None
     edge, lean = (process.pid for process in tunnel.edge_processes)
-    router = tunnel.hub_process.pid
-    cpu, woken, traffic, began = cpu_seconds(edge), wakeups(edge), _ip_bytes(tunnel.hub.edges[0]), time.monotonic()
+    pids = {"edge": edge, "lean": lean, "router": tunnel.hub_process.pid}
+    pids |= {"dockerd": engine.dockerd.pid, "containerd": engine.containerd.pid}
+    links = dict(zip(("link_bytes", "lean_link_bytes"), tunnel.hub.edges, strict=True))
+
+    traffic = {name: _ip_bytes(each) for name, each in links.items()}
+    woken = {name: wakeups(pid) for name, pid in pids.items()}
+    cpu, began = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
     time.sleep(seconds)
     elapsed = time.monotonic() - began
-    return {
-        "edge_cpu": (cpu_seconds(edge) - cpu) / elapsed * 100,
-        "edge_wakeups": (wakeups(edge) - woken) / elapsed,
-        "link_bytes": (_ip_bytes(tunnel.hub.edges[0]) - traffic) / elapsed * _DAY / 1e6,
-        "edge_rss": rss(edge) / 1e6,
-        "edge_pss": pss(edge) / 1e6,
-        "lean_rss": rss(lean) / 1e6,
-        "router_rss": rss(router) / 1e6,
-        "router_pss": pss(router) / 1e6,
-        "engine_rss": (rss(engine.dockerd.pid) + rss(engine.containerd.pid)) / 1e6,
-    }
+    busy = {name: (cpu_seconds(pid) - cpu[name]) / elapsed for name, pid in pids.items()}
+    rates = {name: (wakeups(pid) - woken[name]) / elapsed for name, pid in pids.items()}
+    values = {name: (_ip_bytes(each) - traffic[name]) / elapsed * _DAY / 1e6 for name, each in links.items()}
+
+    values |= {f"{name}_rss": rss(pid) / 1e6 for name, pid in pids.items()}
+    values |= {f"{name}_pss": pss(pid) / 1e6 for name, pid in pids.items()}
+    values |= {f"{name}_cpu": busy[name] * 100 for name in ("edge", "router")}
+    values |= {f"{name}_cpu_day": busy[name] * _DAY for name in ("edge", "lean", "router")}
+    values |= {f"{name}_wakeups": rates[name] for name in ("edge", "lean", "router")}
+    values["engine_cpu_day"] = (busy["dockerd"] + busy["containerd"]) * _DAY
+    return values
 
 
 def _ip_bytes(edge: Namespace) -> int:

@@ -8,12 +8,12 @@ from benchmarks.parts.base import TunnelPart
 from benchmarks.processes import cpu_seconds
 from benchmarks.traffic import IperfServer, iperf, iperf_in_background, middle, ping, received_mbit
 from benchmarks.tunnels import Tunnel
-from tests.lab.daemon import Daemon
 
 
 class Throughput(TunnelPart):
     name = "throughput"
     what = "1 and 8 streams, both directions, CPU per GB, ping idle and under load"
+    seconds = (27, 17)
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
         seconds = 2 if quick else 5
@@ -32,17 +32,23 @@ class Throughput(TunnelPart):
         return values
 
 
-def loaded(tunnel: Tunnel, seconds: float, streams: int = 8) -> tuple[float, float]:
-    """Mbit/s of several streams to edge 2, where an iperf3 server runs, and the median ping in ms meanwhile."""
+def loaded(
+    tunnel: Tunnel, seconds: float, streams: int = 8, *arguments: str, settle: float = 0.25, interval: float = 0.05
+) -> tuple[float, float]:
+    """Mbit/s of several streams to edge 2, where an iperf3 server runs, and the median ping in ms meanwhile.
+
+    :param settle: seconds at the start in which pings do not count: before all streams are up there is no load.
+    """
     one, address = tunnel.hub.edges[0], tunnel.address(2)
-    with iperf_in_background(one, address, seconds, "-P", str(streams)) as result:
-        # What happens before all streams are up is no load.
-        pings = ping(one, address, int(seconds * 20), 0.05)[5:]
+    with iperf_in_background(one, address, seconds, "-P", str(streams), *arguments) as result:
+        pings = ping(one, address, int(seconds / interval), interval)[round(settle / interval) :]
         report = result()
     return received_mbit(report), middle(pings)
 
 
 def _cpu(tunnel: Tunnel) -> dict[str, float]:
     hub, edges = tunnel.hub_process, tunnel.edge_processes
-    processes: dict[str, Daemon | None] = {"cpu_hub": hub, "cpu_edge": edges[0] if edges else None}
-    return {label: cpu_seconds(process.pid) for label, process in processes.items() if process is not None}
+    if hub is None:
+        return {}
+    processes = {"cpu_hub": hub, "cpu_edge": edges[0], "cpu_receiver": edges[1]}
+    return {label: cpu_seconds(process.pid) for label, process in processes.items()}

@@ -36,6 +36,10 @@ class Tunnel(ABC):
     def address(self, edge: int) -> str:
         """The address of edge ``edge``, from 1, inside the tunnel."""
 
+    def address6(self, edge: int) -> str | None:
+        """Its IPv6 address there; ``None`` if the tunnel carries IPv4 only."""
+        return None
+
     def ready(self, timeout: float = 40) -> None:
         """Wait until every edge reaches every other."""
         edges = range(1, len(self.hub.edges) + 1)
@@ -49,13 +53,14 @@ class Tunnel(ABC):
                     )
 
     def log_tails(self) -> str:
-        return "\n".join(f"--- {process.name}\n{process.tail(5)}" for process in self._processes())
+        return "\n".join(f"--- {process.name}\n{process.tail(5)}" for process in self.processes())
 
-    def _processes(self) -> list[Daemon]:
+    def processes(self) -> list[Daemon]:
+        """All of its processes that were made."""
         return [process for process in (self.hub_process, *self.edge_processes) if process is not None]
 
     def close(self) -> None:
-        for process in self._processes():
+        for process in self.processes():
             process.close()
 
     def __enter__(self) -> Self:

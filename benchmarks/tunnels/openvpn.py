@@ -34,6 +34,7 @@ port 1194
 dev ovh
 dev-type tun
 ifconfig 10.81.0.1 255.255.0.0
+ifconfig-ipv6 fd81::1/64 fd81::2
 push "topology subnet"
 client-to-client
 client-config-dir {clients}
@@ -75,7 +76,9 @@ class OpenVPN(Tunnel):
         self.hub_process.start()
         self.hub_process.wait_for("Initialization Sequence Completed")
         for number, edge in enumerate(self.hub.edges, 1):
-            (clients / f"e{number}").write_text(f"ifconfig-push {self.address(number)} 255.255.0.0\n")
+            pushed = f"ifconfig-push {self.address(number)} 255.255.0.0\n"
+            pushed += f"ifconfig-ipv6-push {self.address6(number)}/64 fd81::1\n"
+            (clients / f"e{number}").write_text(pushed)
             file = self._client_file(number, authority)
             process = Daemon(f"{self.name}-e{number}", ["openvpn", str(file)], namespace=edge, cwd=self.folder)
             self.edge_processes.append(process)
@@ -85,6 +88,9 @@ class OpenVPN(Tunnel):
 
     def address(self, edge: int) -> str:
         return f"10.81.0.{10 + edge}"
+
+    def address6(self, edge: int) -> str:
+        return f"fd81::{10 + edge}"
 
     def idle_client(self, number: int, edge: Namespace) -> Daemon:
         """One more client, started, that makes no device."""

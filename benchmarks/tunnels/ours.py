@@ -88,6 +88,12 @@ class Kubebus(Tunnel):
         return self.folder / "hub.sock"
 
     def address(self, edge: int) -> str:
+        return self._addresses(edge)[0]
+
+    def address6(self, edge: int) -> str:
+        return self._addresses(edge)[1]
+
+    def _addresses(self, edge: int) -> list[str]:
         nodes = json.loads(kubebus(self.socket, "--json", "status"))["nodes"]
         (node,) = [node for node in nodes if node["name"] == f"e{edge}" and node["connected"]]
-        return str(node["addresses"][0])
+        return [str(each) for each in node["addresses"]]

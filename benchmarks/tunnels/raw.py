@@ -14,6 +14,9 @@ class Raw(Tunnel):
     def address(self, edge: int) -> str:
         return self.hub.edge_address(edge)
 
+    def address6(self, edge: int) -> str:
+        return self.hub.edge_address6(edge)
+
     def close(self) -> None:
         self.hub.forward_plainly(False)
         super().close()
