@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from metasync.conflict import Version
+from metasync.conflict import SANE_COUNTER, Version
 from metasync.feeds import spawn
 from metasync.interfaces import Store
 from metasync.model import Compare, Delete, KeyRange, KeyValue, Op, Put
@@ -94,7 +94,7 @@ class StampCollector:
         count = 0
         while True:
             page = await self._store.range(rest, limit=_PAGE)
-            gone = [kv for kv in page.kvs if kv.mod_revision <= horizon and Version.unpack(kv.value).deleted]
+            gone = [kv for kv in page.kvs if kv.mod_revision <= horizon and _may_go(Version.unpack(kv.value))]
             step = max(1, compares_of(self._store) - 1)
             for at in range(0, len(gone), step):
                 count += await self._remove(scope, gone[at : at + step])
@@ -118,3 +118,8 @@ class StampCollector:
 
     def _failed(self, error: Exception) -> None:
         self.log.warn("old stamps of deleted data could not be removed: {error}", error=error)
+
+
+def _may_go(version: Version) -> bool:
+    """A counter that somebody made up must not become the floor of a whole scope."""
+    return version.deleted and version.counter < SANE_COUNTER

@@ -20,7 +20,20 @@ from hashlib import blake2b
 from typing import Any
 
 _MAX_ORIGINS = 4096
-_MAX_NUMBER = 1 << 53
+_MAX_ORIGIN = 300
+MAX_SEEN = 1000
+"""So many origins a version remembers, those that wrote most; of more than that are read. Who is forgotten may be
+taken for somebody who was not seen: then a loser is kept for nothing, and the winner is the same.
+"""
+
+MAX_COUNTER = (1 << 53) - 1
+"""What a JSON number holds everywhere. No key is written so often: only a made-up version comes near, and then
+counting stops here.
+"""
+
+SANE_COUNTER = 1 << 40
+"""A key that is written a thousand times a second gets here in thirty years."""
+
 _DIGEST = re.compile(r"[0-9]{1,12}-[0-9a-f]{24}")
 
 
@@ -72,6 +85,7 @@ class Version:
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidVersion(f"not a version: {packed[:60]!r}") from error
         texts = isinstance(origin, str) and isinstance(digest, str) and len(entries) <= _MAX_ORIGINS
+        texts = texts and max(map(len, (origin, *seen))) <= _MAX_ORIGIN
         texts = texts and (not digest or bool(_DIGEST.fullmatch(digest)))
         if not texts or not all(_is_count(n) for n in (counter, *(n for _, n in entries))):
             raise InvalidVersion(f"not a version: {packed[:60]!r}")
@@ -79,7 +93,7 @@ class Version:
 
 
 def _is_count(number: Any) -> bool:
-    return type(number) is int and 0 < number < _MAX_NUMBER
+    return type(number) is int and 0 < number <= MAX_COUNTER
 
 
 def write(previous: Version | None, origin: str, value: bytes | None, floor: int = 0) -> Version:
@@ -88,8 +102,16 @@ def write(previous: Version | None, origin: str, value: bytes | None, floor: int
     :param floor: the greatest counter of what may have stood there before, and is forgotten.
     """
     seen = dict(previous.seen) if previous else {}
-    seen[origin] = seen.get(origin, 0) + 1
-    return Version((previous.counter if previous else floor) + 1, origin, tuple(sorted(seen.items())), digest_of(value))
+    mine = min(seen.pop(origin, 0) + 1, MAX_COUNTER)
+    counter = min((previous.counter if previous else floor) + 1, MAX_COUNTER)
+    return Version(counter, origin, tuple(sorted([*_most(seen, MAX_SEEN - 1), (origin, mine)])), digest_of(value))
+
+
+def _most(seen: dict[str, int], count: int) -> list[tuple[str, int]]:
+    """Those that wrote most. It does not matter in which order versions are merged, and what is left out when."""
+    if len(seen) <= count:
+        return list(seen.items())
+    return sorted(seen.items(), key=lambda entry: (entry[1], entry[0]), reverse=True)[:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +128,7 @@ def merge(mine: Version, theirs: Version) -> Merge:
     seen = dict(mine.seen)
     for origin, count in theirs.seen:
         seen[origin] = max(seen.get(origin, 0), count)
-    merged = Version(winner.counter, winner.origin, tuple(sorted(seen.items())), winner.digest)
+    merged = Version(winner.counter, winner.origin, tuple(sorted(_most(seen, MAX_SEEN))), winner.digest)
     apart = not mine.has_seen(theirs) and not theirs.has_seen(mine)
     return Merge(merged, winner is theirs and theirs.rank != mine.rank, apart and mine.digest != theirs.digest)
 
@@ -127,19 +149,25 @@ def unpack_record(record: bytes) -> tuple[Version, bytes | None]:
     return version, value
 
 
-def pack_loser(version: Version, value: bytes | None) -> bytes:
-    """A version that lost, as people read it."""
+def pack_loser(version: Version, value: bytes | None, most: int = 1 << 30) -> bytes:
+    """A version that lost, as people read it: at most so many bytes; of a larger value the beginning, and its size."""
     loser: dict[str, Any] = {"origin": version.origin, "counter": version.counter, "deleted": version.deleted}
-    if value is not None:
-        try:
-            loser["value"] = value.decode()
-        except UnicodeDecodeError:
-            loser["value64"] = b64encode(value).decode()
-    return json.dumps(loser).encode()
+    if value is None:
+        return json.dumps(loser).encode()
+    try:
+        as_text = json.dumps({**loser, "value": value.decode()}).encode()
+    except UnicodeDecodeError:
+        as_text = b""
+    if as_text and len(as_text) <= min(most, 2 * len(value) + 200):  # control characters are six bytes each
+        return as_text
+    room = (most - len(json.dumps(loser)) - 100) // 4 * 3
+    if len(value) > room:
+        loser["size"] = len(value)
+    return json.dumps({**loser, "value64": b64encode(value[:room]).decode()}).encode()
 
 
 def unpack_loser(packed: bytes) -> tuple[str, bytes | None]:
-    """Who wrote what lost, and its value (``None``: it was a deletion)."""
+    """Who wrote what lost, and its value, or what was kept of it (``None``: it was a deletion)."""
     loser = json.loads(packed)
     if loser["deleted"]:
         return loser["origin"], None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from metasync.conflict import InvalidVersion, Version, digest_of, merge, pack_loser, pack_record, unpack_record
 from metasync.delta import Change, DoesNotFit
@@ -16,6 +17,7 @@ from metasync.interfaces import Store, StoreUnavailable
 from metasync.keys import cursor_key
 from metasync.lineage import Lineage
 from metasync.model import Compare, Delete, KeyRange, Op, Put, WatchBatch
+from metasync.mvcc import txn_bytes
 from metasync.session import Feeds
 from metasync.source import Comparison, SourceFeed
 from metasync.stamping import ATTEMPTS, Entry, Stamper, compares_of, read_entries
@@ -23,6 +25,9 @@ from metasync.target import DEFAULT_MAX_BYTES, TargetFeed
 from metasync.wire import ProtocolError
 
 _MAX_ECHOES = 10_000
+
+ROOM = 16 << 10
+"""Bytes of a transaction that are left for its cursor and for how it is written."""
 
 
 FEED_PREFIX = "data/"
@@ -65,9 +70,11 @@ class Echoes:
 
 
 class DataSource(SourceFeed):
-    """Sends the stamps of a scope, each with its value."""
+    """Sends the stamps of a scope, each with its value.
 
-    in_steps = False
+    A revision of more keys than the target merges as one comes in pieces, which are facts one by one. As merging is
+    harmless when repeated, the cursor stays before the revision until the last of them.
+    """
 
     def __init__(
         self, scope: str, store: Store, stamper: Stamper, lineage: Lineage, outlet: Outlet, echoes: Echoes
@@ -101,16 +108,23 @@ class DataSource(SourceFeed):
         self._comparison = None
         self._busy = False
         self._restart_pending(comparison.base or 0)
-        try:
-            for revision in sorted({revision for revision, _ in rows}):
-                self._pending.add(revision, [change for at, change in rows if at == revision])
-        except DoesNotFit as error:
-            self._stuck = error
+        self.status.state = "live"
+        for revision, together in groupby(rows, key=lambda row: row[0]):
+            changes = [change for _, change in together]
+            try:
+                self._pending.add(revision, changes)
+            except DoesNotFit:  # what comes after it is looked for once it is there
+                self._unwatch()
+                self._large = (revision, changes)
+                self._flush()
+                return
         self._pending.progress(comparison.revision)
         self._rewatch()
-        self.status.state = "live"
         self._flush()
         self._tell_place(comparison.revision)
+
+    def _place_between(self) -> bytes:
+        return self._lineage.no_place() if self._acked is None else self._lineage.token(self._acked)
 
 
 def _weighed(change: Change) -> Change:
@@ -143,15 +157,25 @@ class DataTarget(TargetFeed):
             entries = await read_entries(self._store, self._stamper.keys, [self._scope + name for name in records])
             await self._stamper.learn_floors(entries)
             ops: list[Op] = []
+            losers: list[Op] = []
             compares = [Compare.unchanged(self._cursor_key, self._cursor_mod)]
             for entry, (version, value) in zip(entries, records.values(), strict=True):
                 compares += entry.stands(self._stamper.keys)
-                ops += self._merged(entry, version, value)
+                ops += self._merged(entry, version, value, losers)
+            if txn_bytes([*ops, *losers]) + ROOM <= self._store.max_request_bytes:
+                ops += losers
+            else:
+                await self._keep(losers)
             result = await self._store.txn(compares, [*ops, Put(self._cursor_key, token)])
             if result.succeeded:
                 return result.revision
             await self._check_cursor()
         raise StoreUnavailable(f"{self._name}: the data changes too fast to be merged")
+
+    async def _keep(self, losers: Sequence[Op]) -> None:
+        """Losers that are too much to be written with those that won: before, each by itself."""
+        for loser in losers:
+            await self._store.txn((), [loser])
 
     def _records(self) -> dict[bytes, tuple[Version, bytes | None]]:
         try:
@@ -164,7 +188,7 @@ class DataTarget(TargetFeed):
         if (found[0].mod_revision if found else 0) != self._cursor_mod:
             raise Overtaken(f"another session has moved the cursor of {self._name}")
 
-    def _merged(self, entry: Entry, version: Version, value: bytes | None) -> list[Op]:
+    def _merged(self, entry: Entry, version: Version, value: bytes | None, losers: list[Op]) -> list[Op]:
         keys, name = self._stamper.keys, entry.name
         mine = self._stamper.version_of(entry) if entry.stamp or entry.kv else None
         if mine is None:
@@ -181,5 +205,5 @@ class DataTarget(TargetFeed):
             ops.append(Put(keys.stamps + name, packed))
         if conflict and mine is not None:
             loser = (mine, entry.value) if theirs_won else (version, value)
-            ops.append(Put(keys.conflicts + name, pack_loser(*loser)))
+            losers.append(Put(keys.conflicts + name, pack_loser(*loser, self._store.max_request_bytes - ROOM)))
         return ops

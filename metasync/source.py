@@ -45,8 +45,6 @@ class SourceFeed(WatchObserver):
     """
 
     log = Logger()
-    in_steps = True
-    """Whether the target puts steps aside, and applies them as one: then a change may be of any size."""
 
     def __init__(self, name: str, store: Store, prefix: bytes, lineage: Lineage, outlet: Outlet) -> None:
         self.status = FeedStatus(name, "sending")
@@ -70,7 +68,6 @@ class SourceFeed(WatchObserver):
         self._subscribed = False
         self._busy = False
         self._lost = False
-        self._stuck: DoesNotFit | None = None
         self._large: tuple[int, list[Change]] | None = None
         self._stopped = False
 
@@ -146,12 +143,9 @@ class SourceFeed(WatchObserver):
         changes = self._changes(batch)
         try:
             self._pending.add(batch.revision, changes)
-        except DoesNotFit as error:
+        except DoesNotFit:
             self._unwatch()
-            if self.in_steps:
-                self._large = (batch.revision, changes)
-            else:
-                self._stuck = error
+            self._large = (batch.revision, changes)
         if self._pending.size > _HIGH_WATER:
             self._unwatch()
         self._flush_soon(_GATHER if self._caught_up else _CATCH_UP)
@@ -203,8 +197,6 @@ class SourceFeed(WatchObserver):
         delta = self._pending.take()
         if delta is not None:
             self._spawn_delta(delta)
-        elif self._stuck is not None:
-            self._hold(self._stuck)
         elif self._large is not None:
             self._send_large(*self._large)
         elif self._watch is None:
@@ -277,7 +269,7 @@ class SourceFeed(WatchObserver):
             )
         self._unwatch()
         self._subscribed = self._busy = False
-        self._comparison = self._stuck = self._large = None
+        self._comparison = self._large = None
         self._steps.clear()
         self.status.state, self.status.error = "held", str(error)
         self._outlet.send(Held(self._name, str(error)))
@@ -389,7 +381,7 @@ class SourceFeed(WatchObserver):
         """The next of the steps to ``revision``. Only with the last one the target is there."""
         self._steps_to = revision
         step = self._steps.popleft() if self._steps else Step()
-        for part in _parts([*step.changes, *await self._values(step.keys, revision)]):
+        for part in _parts([*await self._load(step.changes), *await self._values(step.keys, revision)]):
             self._outlet.send(Changes(self._name, part))
             await self._outlet.ready()
         forget = b"".join(step.forget)
@@ -402,8 +394,12 @@ class SourceFeed(WatchObserver):
             self._finish(revision)
             return
         self._busy = False
-        self._sent = (self._acked, self._lineage.no_place())
+        self._sent = (self._acked, self._place_between())
         self._outlet.send(Changes(self._name, (), b"", self._sent[1]))
+
+    def _place_between(self) -> bytes:
+        """The cursor of a target that has a part of the steps."""
+        return self._lineage.no_place()
 
     async def _values(self, keys: Sequence[bytes], revision: int) -> list[Change]:
         """The values of keys that are anywhere in the prefix, several questions at a time."""
