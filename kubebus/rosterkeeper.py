@@ -13,13 +13,23 @@ from kubebus.ca import key_hash
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role, identity_of
 from kubebus.keyfiles import read_secret, remove_leftovers, write_atomically
 from kubebus.roster import InvalidRoster, Member, Roster, SignedRoster, verify
+from kubebus.rosterhistory import RosterHistory
 from kubebus.tokens import Refusal, Refused
 
 ROSTER_FILE: Final = "roster.json"
+HISTORY_FILE: Final = "rosters-before.json"
+"""A line for each roster by which nodes of the site may still go."""
 
 
 class OlderRoster(InvalidRoster):
-    """It is in order, and a newer one holds."""
+    """It is in order, and a newer one holds.
+
+    :ivar signed: it.
+    """
+
+    def __init__(self, message: str, signed: SignedRoster) -> None:
+        super().__init__(message)
+        self.signed = signed
 
 
 class RosterKeeper:
@@ -29,16 +39,18 @@ class RosterKeeper:
     :param bundle: the authorities that are trusted now.
     :param folder: where it is kept.
     :ivar signed: the roster that holds, if there is one.
+    :ivar history: that one and those before, as far as members were others then.
     """
 
     log = Logger()
 
     def __init__(self, identity: PeerIdentity, bundle: Callable[[], Sequence[x509.Certificate]], folder: Path) -> None:
         self._identity, self._bundle = identity, bundle
-        self._path = folder / ROSTER_FILE
+        self._path, self._history_path = folder / ROSTER_FILE, folder / HISTORY_FILE
         self._watchers: list[Callable[[], None]] = []
         self._site: str | None = None
         self.signed: SignedRoster | None = None
+        self.history = RosterHistory()
 
     @property
     def roster(self) -> Roster | None:
@@ -59,11 +71,15 @@ class RosterKeeper:
         self._site = site
         if site is not None:
             self._load()
-        elif self.signed is not None:
+            return
+        self.history.clear()
+        if self.signed is not None:
             self._hold(None)
 
     def offer(self, encoded: bytes, by: str) -> bool:
         """Somebody has this roster: take it over, if it is newer and in order. Whether it was.
+
+        An older one is remembered, if others may still go by it.
 
         :param by: who, for the log.
         """
@@ -71,7 +87,8 @@ class RosterKeeper:
             signed = self._judge(encoded)
         except OlderRoster as error:
             # Ordinary among nodes of a site, of which one has met the cloud last.
-            self.log.info("Refused a roster from {by}: {why}", by=by, why=str(error))
+            if not self._remember(error.signed):
+                self.log.debug("Refused a roster from {by}: {why}", by=by, why=str(error))
             return False
         except InvalidRoster as error:
             self.log.warn("Refused a roster from {by}: {why}", by=by, why=str(error))
@@ -133,19 +150,46 @@ class RosterKeeper:
         """``None`` if it is the one that holds already."""
         if self.signed is not None and encoded == self.signed.encoded:
             return None
-        signed = verify(encoded, self._bundle())
+        signed = self._verified(encoded)
         roster, holds = signed.roster, self.roster
+        if holds is not None and roster.revision <= holds.revision:
+            raise OlderRoster(f"it has revision {roster.revision}, and {holds.revision} holds", signed)
+        return signed
+
+    def _verified(self, encoded: bytes) -> SignedRoster:
+        """:raises InvalidRoster: unless it is one of this site, and signed."""
+        signed = verify(encoded, self._bundle())
+        roster = signed.roster
         if (roster.network, roster.site) != (self._identity.network, self._site):
             raise InvalidRoster(
                 f"it is of site {roster.site!r} of network {roster.network!r}, and this is {self._identity} in "
                 f"site {self._site!r}"
             )
-        if holds is not None and roster.revision <= holds.revision:
-            raise OlderRoster(f"it has revision {roster.revision}, and {holds.revision} holds")
         return signed
+
+    def _remember(self, signed: SignedRoster) -> bool:
+        if not self.history.add(signed):
+            return False
+        try:
+            write_atomically(self._history_path, self.history.encode())
+        except OSError as error:
+            # Neighbours show it again when there is a link.
+            self.log.error("{path} cannot be written: {why}", path=str(self._history_path), why=str(error))
+        return True
+
+    def _load_history(self) -> None:
+        self.history.clear()
+        remove_leftovers(self._history_path)
+        try:
+            self.history.read(read_secret(self._history_path), self._verified)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.log.warn("{path} is not used: {why}", path=str(self._history_path), why=str(error))
 
     def _load(self) -> None:
         self.signed = None
+        self._load_history()
         remove_leftovers(self._path)
         try:
             self._hold(self._judge(read_secret(self._path)))
@@ -158,6 +202,8 @@ class RosterKeeper:
 
     def _hold(self, signed: SignedRoster | None) -> None:
         self.signed = signed
+        if signed is not None:
+            self._remember(signed)
         for watcher in list(self._watchers):
             try:
                 watcher()

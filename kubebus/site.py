@@ -216,14 +216,26 @@ class SiteService(Service):
         """A stream to another node, on which both tell the newest roster that they know."""
         return RosterStream(
             f"node {name!r}",
-            roster=lambda encoded: self.keeper.offer(encoded, f"node {name!r}"),
+            roster=lambda encoded: self._offered(encoded, f"node {name!r}"),
             opened=self._gossip_opened,
             closed=self._streams.discard,
         )
 
+    def _offered(self, encoded: bytes, by: str) -> None:
+        before = self.keeper.history.entries
+        if self.keeper.offer(encoded, by):
+            return  # All are told the newest as it is.
+        for past in self.keeper.history.entries:
+            if past not in before:
+                for stream in list(self._streams):
+                    stream.send_roster(past.encoded)
+
     def _gossip_opened(self, stream: RosterStream) -> None:
+        """Tell the rosters that were before the newest: who learns that one first goes by no other, and need not."""
         self._streams.add(stream)
         if self.keeper.signed is not None:
+            for past in self.keeper.history.entries:
+                stream.send_roster(past.encoded)
             stream.send_roster(self.keeper.signed.encoded)
 
     def _roster_changed(self) -> None:

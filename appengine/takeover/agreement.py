@@ -43,6 +43,7 @@ class Agreement(Service):
 
     :param endpoint: of the other node's :data:`SERVICE`.
     :param folder: where is kept by whose votes this node goes.
+    :param vouched: whether these were the site's members at that revision, by a roster that was verified.
     :param clock: the same for all times here.
     """
 
@@ -55,12 +56,14 @@ class Agreement(Service):
         endpoint: Callable[[str], IStreamClientEndpoint],
         folder: Path,
         *,
+        vouched: Callable[[int, Collection[str]], bool],
         timing: LeaseTiming | None = None,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self.node = node
         self._reactor, self._endpoint, self._clock = reactor, endpoint, clock
         self._path = folder / FILE
+        self._vouched = vouched
         self._timing = timing or LeaseTiming()
         self._begin()
         self._site: str | None = None
@@ -174,7 +177,13 @@ class Agreement(Service):
 
             now = self._clock()
             saved = self._load()
-            electorate = Electorate(self.node, saved, self._save, self._timing.hold)
+            electorate = Electorate(
+                self.node,
+                saved,
+                self._save,
+                self._timing.hold,
+                lambda config: self._vouched(config.revision, config.members),
+            )
             self._core = core = LeaseCore(self.node, self._run, self._timing, electorate, self._started)
             core.roster(*self._roster, now)
             for peer in sorted(self._links):

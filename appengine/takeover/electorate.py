@@ -8,6 +8,8 @@ another at once: each node goes by a list of rosters, and a lease needs a majori
   later: no lease that reckoned without those can be had, and those that were are over. Others drop what one has.
 * A node without a list (new, or its disk is) does not vote. It takes the list of any node that has one. Only if every
   member of the roster has told that it has none, at this very roster, is that roster the first.
+* Nobody makes others reckon with rosters that never were: what another goes by counts only as far as this node has seen
+  it signed. Signed rosters, also those that were, come over the same links as the letters.
 
 Removing a node from a site is the operator's word that it is off: one lease later it is missed in no majority.
 """
@@ -36,6 +38,7 @@ class Electorate:
     :param saved: the list that was kept; ``None`` if there is none.
     :param save: keeps a list; may raise ``OSError``: the node is no voter until that works again.
     :param hold: seconds after which all votes of now are over, by any clock.
+    :param vouched: whether a roster that is not newer than the one that holds was signed, as far as this node has seen.
     """
 
     log = Logger()
@@ -46,9 +49,10 @@ class Electorate:
         saved: Standing | None,
         save: Callable[[Standing], None],
         hold: float,
+        vouched: Callable[[Config], bool],
     ) -> None:
         self.name = name
-        self._save, self._hold = save, hold
+        self._save, self._hold, self._vouched = save, hold, vouched
         self._configs: tuple[Config, ...] = () if saved is None else saved.configs
         self._roster: Config | None = None
         self._narrow_at = 0.0
@@ -57,6 +61,8 @@ class Electorate:
         self._unsaved = False
         # By member: how many changes it has left, as of when.
         self._changes: dict[str, tuple[float, float]] = {}
+        # By member: since when it goes by what was not shown here; ``None`` once people have been told.
+        self._doubted: dict[str, float | None] = {}
 
     # -- What is known
 
@@ -110,13 +116,20 @@ class Electorate:
         self._told = {name: told for name, told in self._told.items() if name in config.members}
         self._moved_since = None
         self._changes = {name: left for name, left in self._changes.items() if name in config.members}
+        self._doubted = {name: since for name, since in self._doubted.items() if name in config.members}
 
     def heard(self, peer: str, standing: Standing, now: float) -> None:
         """What another member goes by."""
         if peer not in self.members or peer == self.name:
             return
-        if standing.established and not self._merge(peer, standing.configs, now):
-            return
+        if standing.established:
+            doubtful = next((each for each in standing.configs if not self._is_believed(each)), None)
+            if doubtful is not None:
+                self._doubt(peer, doubtful, now)
+                return
+            if not self._merge(peer, standing.configs, now):
+                return
+        self._doubted.pop(peer, None)
         self._told[peer] = standing
         self.tick(now)
 
@@ -136,6 +149,31 @@ class Electorate:
             self._take(self._configs[1:])
 
     # -- Within
+
+    def _is_believed(self, config: Config) -> bool:
+        """Whether it is this node's word, too, or the authority's.
+
+        A majority of the present members is needed anyhow, whenever they became that.
+        """
+        roster = self._roster
+        if config in self._configs:
+            return True
+        if roster is None or config.revision > roster.revision:
+            return False
+        return config.members == roster.members or self._vouched(config)
+
+    def _doubt(self, peer: str, config: Config, now: float) -> None:
+        """The signed roster is mostly on its way."""
+        since = self._doubted.setdefault(peer, now)
+        if since is not None and now - since >= self._hold:
+            self._doubted[peer] = None
+            self.log.warn(
+                "Node {peer} says that it goes by a roster {revision} of {count} nodes, and has not shown it here with "
+                "its signature: what it goes by does not count",
+                peer=peer,
+                revision=config.revision,
+                count=len(config.members),
+            )
 
     def _is_new(self, name: str, roster: Config) -> bool:
         told = self._told.get(name)

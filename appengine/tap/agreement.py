@@ -17,7 +17,12 @@ def agreement(reactor: Any, site: SiteService, state: Path, timing: LeaseTiming 
     """
     links, keeper = site.links, site.keeper
     made = Agreement(
-        reactor, links.identity.name, lambda peer: links.site_endpoint(peer, SERVICE), state, timing=timing
+        reactor,
+        links.identity.name,
+        lambda peer: links.site_endpoint(peer, SERVICE),
+        state,
+        vouched=keeper.history.knows,
+        timing=timing,
     )
 
     def roster_changed() -> None:

@@ -95,6 +95,37 @@ class KeeperTests(SynchronousTestCase):
         damaged.belong_to("hall")
         self.assertIsNone(damaged.signed)
 
+    def test_what_was_before(self) -> None:
+        """Of each change of members the first roster is kept, and shown to whoever was not there."""
+        one, both, three = ((member("a"),), (member("a"), member("b")), (member("a"), member("b"), member("c")))
+        rosters = [roster(number, *members) for number, members in ((2, one), (5, both), (6, both), (9, three))]
+        for each in rosters:
+            self.keeper.offer(each.encoded, "the router")
+        self.assertEqual([each.roster.revision for each in self.keeper.history.entries], [2, 5, 9])
+        knows = self.keeper.history.knows
+        self.assertTrue(knows(2, "a") and knows(5, "ba") and knows(6, "ab") and knows(9, "abc"))
+        self.assertFalse(knows(1, "a") or knows(5, "a") or knows(5, "abc") or knows(9, "abcd") or knows(2**51, "ab"))
+        again = self.new_keeper()
+        again.belong_to("hall")
+        self.assertEqual(again.history.entries, self.keeper.history.entries)
+        # Who came later learns it from others, in whatever order, if it is signed, and of this site.
+        late = RosterKeeper(identity("c"), lambda: (AUTHORITY.certificate,), self.path / "late")
+        late.belong_to("hall")
+        stranger = Authority.create("test", 1e9)
+        forged = sign(Roster("default", "hall", 4, (member("c"),)), stranger)
+        for each in (rosters[3], rosters[1], forged, roster(3, member("c"), site="yard"), rosters[0], rosters[2]):
+            late.offer(each.encoded, "node 'a'")
+        self.assertEqual(late.history.entries, self.keeper.history.entries)
+        self.assertEqual(late.signed, rosters[3])
+        late.belong_to("yard")
+        self.assertEqual(late.history.entries, ())
+
+    def test_no_more_is_kept_than_nodes_go_by(self) -> None:
+        names = [(member("a"),), (member("a"), member("b"))]
+        for number in range(1, 30):
+            self.keeper.offer(roster(number, *names[number % 2]).encoded, "the router")
+        self.assertEqual([each.roster.revision for each in self.keeper.history.entries], list(range(22, 30)))
+
     def test_who_is_admitted(self) -> None:
         self.keeper.offer(roster(5, member("a"), member("b"), revoked=("f" * 64,)).encoded, "the router")
         self.assertEqual(self.keeper.check(identity("b"), f"{3:064x}"), member("b"))

@@ -25,6 +25,7 @@ class ModelNode:
     offset: float = 0.0
     saved: Standing | None = None
     roster: Config | None = None
+    seen: set[Config] = field(default_factory=set)
     core: LeaseCore | None = None
     ghosts: dict[str, float] = field(default_factory=dict)
     told: list[object] = field(default_factory=list)
@@ -88,6 +89,7 @@ class ModelSite:
             return
         before = self.linked(name)
         node.roster = self.roster
+        node.seen.add(self.roster)
         if node.core is not None:
             node.core.roster(self.roster.revision, self.roster.members, node.clock(self.time))
             self.act(node)
@@ -99,8 +101,9 @@ class ModelSite:
             return
         if node.roster is None:
             node.roster = self.roster
+            node.seen.add(self.roster)
         now = node.clock(self.time)
-        electorate = Electorate(name, node.saved, node.save, self.timing.hold)
+        electorate = Electorate(name, node.saved, node.save, self.timing.hold, node.seen.__contains__)
         node.core = core = LeaseCore(name, f"{next(self._runs):x}", self.timing, electorate, now)
         core.roster(node.roster.revision, node.roster.members, now)
         for uid, owner in self.owners.items():
@@ -159,11 +162,15 @@ class ModelSite:
         raise AssertionError("there is no end to it")
 
     def deliver(self, source: str, target: str, letter: Letter) -> None:
+        """Signed rosters that were come over the same link, but a little later."""
         node = self.nodes[target]
         if node.core is not None:
             node.core.received(source, letter, node.clock(self.time))
             node.core.tick(node.clock(self.time))
             self.act(node)
+        if node.roster is not None:
+            newest = node.roster.revision
+            node.seen |= {each for each in self.nodes[source].seen if each.revision < newest}
 
     def replay(self, pick: int) -> None:
         """A letter of any time comes once more."""

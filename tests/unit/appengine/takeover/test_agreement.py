@@ -34,6 +34,7 @@ class World:
         self.endpoints: dict[tuple[str, str], PumpedEndpoint] = {}
         self.nodes: dict[str, Agreement] = {}
         self.heard: dict[str, Heard] = {}
+        self.signed: set[tuple[int, tuple[str, ...]]] = {(1, NAMES)}
         for name in NAMES:
             self.make(name)
 
@@ -41,7 +42,12 @@ class World:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         made = Agreement(
-            self.clock, name, lambda peer: self.endpoint(name, peer), folder, clock=lambda: 1e6 + self.clock.seconds()
+            self.clock,
+            name,
+            lambda peer: self.endpoint(name, peer),
+            folder,
+            vouched=lambda revision, members: (revision, tuple(members)) in self.signed,
+            clock=lambda: 1e6 + self.clock.seconds(),
         )
         self.nodes[name], self.heard[name] = made, Heard()
         made.watch(self.heard[name])
@@ -381,10 +387,63 @@ class HostileTests(SynchronousTestCase):
         self.say(letter, self.open())
         self.assertEqual(len(taken), before + 1)
 
-    def test_rosters_without_end(self) -> None:
-        """Each that is new to this node is written to its disk."""
-        core = self.world.nodes["a"].core()
+    def test_rosters_that_never_were(self) -> None:
+        """Neither newer nor older ones, nor others in the place of the one that holds: nobody reckons with them."""
+        node = self.world.nodes["a"]
+        core = node.core()
         assert core is not None
+        told: list[Any] = []
+        observer: Any = told.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        for name in "ab":
+            self.world.nodes[name].roster("hall", 7, NAMES)
+        for configs in (
+            (Config(2**51, ("c", "ghost-1", "ghost-2", "ghost-3")),),
+            (Config(3, ("c",)), Config(7, NAMES)),
+            (Config(7, ("b", "c")),),
+            (Config(1, NAMES), Config(6, ("a", "c", "ghost"))),
+        ):
+            letter = Letter(Standing(True, configs), Hello(False))
+            for _ in range(10):
+                self.say(Writer().encode(letter))
+                self.world.settle(3)
+            self.assertEqual(core.electorate.standing(), Standing(True, (Config(1, NAMES),)))
+        self.assertEqual(
+            (self.world.held(), {each[0] for each in self.world.heard["a"].told}), ({"a"}, {"gained", "renewed"})
+        )
+        doubts = [event for event in told if "has not shown it here" in str(event.get("log_format"))]
+        self.assertEqual([event["peer"] for event in doubts], ["c"])
+        # Nor after it was removed.
+        for name in "ab":
+            self.world.nodes[name].roster("hall", 8, ("a", "b"))
+        self.world.link("ac", up=False)
+        self.world.settle(60)
+        self.assertEqual(
+            (self.world.held(), {each[0] for each in self.world.heard["a"].told}), ({"a"}, {"gained", "renewed"})
+        )
+
+    def test_rosters_that_were(self) -> None:
+        """What was signed counts, as soon as it was seen."""
+        node = self.world.nodes["a"]
+        core = node.core()
+        assert core is not None
+        node.roster("hall", 9, NAMES)
+        before = Config(5, ("b", "c"))
+        letter = Writer().encode(Letter(Standing(True, (Config(1, NAMES), before, Config(9, NAMES))), Hello(False)))
+        self.say(letter)
+        self.assertNotIn(before, core.electorate.standing().configs)
+        self.world.signed.add((5, ("b", "c")))
+        self.say(letter)
+        self.assertIn(before, core.electorate.standing().configs)
+
+    def test_rosters_without_end(self) -> None:
+        """Each that is new to this node is written to its disk, however often the site has changed."""
+        node = self.world.nodes["a"]
+        core = node.core()
+        assert core is not None
+        node.roster("hall", 1000, NAMES)
+        self.patch(node, "_vouched", lambda revision, members: True)
         saved: list[Standing] = []
         self.patch(core.electorate, "_save", saved.append)
         for number in range(300):

@@ -280,7 +280,7 @@ class RosterTests(SynchronousTestCase):
         made.add("de")
         for name in "de":
             made.set_cut("a", name, True)
-        for name in "cde":
+        for name in "cdeb":
             made.tell_roster(name)
             made.start(name)
         made.advance(100)
