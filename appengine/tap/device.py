@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from random import random
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import CannotListenError
@@ -15,6 +16,7 @@ from appengine.tap.options import Options
 from appengine.tap.place import LinkNetworkSource, PatientEndpoint
 from kubebus import __version__
 from kubebus.adminsocket import AdminSocket
+from kubebus.backoff import Backoff
 from kubebus.composed import CannotStart, ComposedService, state_directory
 from kubebus.credentials import Credentials, DamagedCredentials, Keyring
 from kubebus.dialling import router_identity, tls_dialler
@@ -130,6 +132,7 @@ class DeviceNode(ComposedService):
                 time.time,
                 keyring.learn_time,
                 timing=Timing.every(self._options["heartbeat"], self._options["probe"]),
+                backoff=Backoff(random, last=self._options["redial"]),
                 agent=f"kubebus/{__version__}",
             ),
         )

@@ -92,6 +92,13 @@ class Options(SettingsOptions):
             "[ADDRESS:]PORT",
         ),
         *config.HEARTBEAT_SETTINGS,
+        Setting(
+            "redial",
+            "how long to wait at most before dialling a router again that cannot be reached; the waits double from 1 s",
+            config.seconds(1, 3600),
+            config.DURATION,
+            60.0,
+        ),
         config.CONGESTION_SETTING,
         Setting("socket", "the socket of the command 'kubebus'", Path, "PATH", Path(EDGE_SOCKET)),
     )

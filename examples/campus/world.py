@@ -58,13 +58,16 @@ def images() -> dict[str, Path]:
 
 
 class CampusWorld(World):
-    """Everything but what the story starts: the cloud's process, the agents, the pods; the cameras wait."""
+    """Everything but what the story starts: the cloud's process, the agents, the pods; the cameras wait.
 
-    def __init__(self) -> None:
+    :param more: more options of each agent.
+    """
+
+    def __init__(self, *more: str) -> None:
         self.powered_since: dict[str, float] = {}
         super().__init__(
             (*EDGES, CLOUD),
-            edge_options=("--heartbeat", "10s", "--probe", "2s", "--data-port", str(DATA_PORT)),
+            edge_options=("--heartbeat", "10s", "--probe", "2s", "--data-port", str(DATA_PORT), *more),
         )
         try:
             self.site = self.net.sites[0]

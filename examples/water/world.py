@@ -84,14 +84,15 @@ class WaterWorld(World):
     """Everything but what the story starts: the cloud's process, the agents, the pods.
 
     :param scale: how many seconds of the plant's go by in one of ours.
+    :param more: more options of each agent.
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, *more: str) -> None:
         self.scale = scale
         super().__init__(
             SITES,
             cloud_options=("--store", "etcd://127.0.0.1:2379"),
-            edge_options=("--data-port", str(DATA_PORT)),
+            edge_options=("--data-port", str(DATA_PORT), *more),
         )
         try:
             self.etcd = self._kept.enter_context(Etcd(namespace=self.net.eip))

@@ -31,7 +31,7 @@ class ClusterWorld(World):
     def __init__(self, *more: str, names: Sequence[str] = ("edge-1", "edge-2")) -> None:
         # Before anything is built: it may be that there is none.
         kube_apiserver_program()
-        super().__init__(names, cloud_options=more, edge_options=("--heartbeat", "2", "--probe", "1"))
+        super().__init__(names, cloud_options=more, edge_options=("--heartbeat", "2", "--probe", "1", "--redial", "2"))
         self.kubectl = self.server.kubectl
 
     def _cloud(self) -> Daemon:

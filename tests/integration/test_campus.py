@@ -12,7 +12,7 @@ from tests.integration.story_case import StoryCase, add_steps
 class CampusTests(StoryCase):
     @classmethod
     def build_world(cls) -> None:
-        cls.telling = TellingIn(STEPS, cls.keep(CampusWorld()), Record(SHORT))
+        cls.telling = TellingIn(STEPS, cls.keep(CampusWorld("--redial", "4s")), Record(SHORT))
 
 
 add_steps(CampusTests, STEPS)

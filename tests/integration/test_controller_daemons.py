@@ -79,7 +79,7 @@ class DaemonsCase(SharedWorld, SynchronousTestCase):
 
     @classmethod
     def build_world(cls) -> None:
-        quick = ("--heartbeat", "2", "--probe", "1")
+        quick = ("--heartbeat", "2", "--probe", "1", "--redial", "2")
         # Only the devices are quick to notice: the router's old link is there when the new one comes.
         cls.world = world = cls.keep(World(cloud_options=("--api-address", "0.0.0.0"), edge_options=quick))
         world.start_cloud()

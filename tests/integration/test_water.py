@@ -12,7 +12,7 @@ from tests.integration.story_case import StoryCase, add_steps
 class WaterTests(StoryCase):
     @classmethod
     def build_world(cls) -> None:
-        cls.telling = TellingIn(STEPS, cls.keep(WaterWorld(SHORT.scale)), Record(SHORT))
+        cls.telling = TellingIn(STEPS, cls.keep(WaterWorld(SHORT.scale, "--redial", "4s")), Record(SHORT))
 
 
 add_steps(WaterTests, STEPS)
