@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appengine.services.table import Substitute
+from appengine.takeover.interfaces import Leases
 from appengine.waiting import sleep
 from metasync.following import Follower
 from metasync.interfaces import Store, StoreError
@@ -25,6 +27,8 @@ IPAddress = IPv4Address | IPv6Address
 
 MAX_RECORD_BYTES = 4096
 _RETRY = 2.0
+_LATER = 0.1
+"""Seconds after a vote has ended."""
 
 
 class Membership(Protocol):
@@ -36,6 +40,9 @@ class Membership(Protocol):
 
     def members(self) -> Collection[str]:
         """The names of the site's nodes, this one among them; none while that is not known."""
+
+    def owns(self, node: str, address: IPAddress) -> bool:
+        """Whether an address is that member's, or one of its pods'."""
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` whenever the site or its members are others."""
@@ -83,6 +90,9 @@ class Records(Service):
 
     What this node has to say of its own takeovers is written again if somebody else's word came to stand there: two
     halves of a site that were apart may both have written, and who has the pod now is right.
+
+    All members can write all of it, and one of them may lie. So no more is believed than what can be true: see
+    :meth:`current` and :meth:`substitutes`.
     """
 
     _log = Logger()
@@ -98,6 +108,9 @@ class Records(Service):
         self._follower: Follower | None = None
         self._watchers: list[Callable[[], None]] = []
         self._opted_in: Collection[str] | None = None
+        self._leases: Leases | None = None
+        self._refused: dict[str, str] = {}
+        self._again: IDelayedCall | None = None
         membership.watch(self._place)
 
     def startService(self) -> None:
@@ -110,21 +123,30 @@ class Records(Service):
             self._follower.stop()
         if self._writing is not None:
             self._writing.cancel()
+        self._look_again_in(None)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` when :meth:`current` may have changed."""
         self._watchers.append(changed)
 
     def current(self) -> dict[str, Record]:
-        """Original UID → who runs it. A word counts only if it speaks of a member of the site."""
-        members, found = self._membership.members(), {}
+        """Original UID → who runs it.
+
+        A word counts only if it speaks of a member of the site, and of addresses which the authority gave that one.
+        """
+        members, found, refused = self._membership.members(), {}, {}
         for key, kv in self._items().items():
             try:
                 record = Record.decode(kv.value)
             except (ValueError, RecursionError):
                 continue
-            if record.node in members:
-                found[key.decode("utf-8", "replace")] = record
+            uid = key.decode("utf-8", "replace")
+            foreign = [each for each in record.addresses if not self._membership.owns(record.node, each)]
+            if foreign and record.node in members:
+                refused[uid] = f"{foreign[0]} is no address of node {record.node}"
+            elif record.node in members:
+                found[uid] = record
+        self._tell_refused(refused)
         return found
 
     def count_only(self, uids: Collection[str]) -> None:
@@ -136,14 +158,47 @@ class Records(Service):
             self._opted_in = uids
             self._tell()
 
+    def compare_with(self, leases: Leases) -> None:
+        """As long as this node's own vote is with one node, a word that another one runs the pod leads nobody there.
+
+        So a member cannot have the traffic of a pod that runs elsewhere.
+        """
+        self._leases = leases
+        self._tell()
+
     def substitutes(self) -> dict[str, Substitute]:
-        """The same, for the Services of this node."""
+        """The same, for the Services of this node: of pods that have opted in, and only where its own vote is not with
+        another node."""
         found, opted_in = self.current(), self._opted_in
+        belied = self._belied(found)
         return {
             uid: Substitute(each.node, each.addresses, each.ready)
             for uid, each in found.items()
-            if opted_in is None or uid in opted_in
+            if uid not in belied and (opted_in is None or uid in opted_in)
         }
+
+    def _belied(self, found: Mapping[str, Record]) -> Collection[str]:
+        if self._leases is None or not found:
+            return ()
+        now, until = self._leases.now(), {}
+        for lease in self._leases.holdings():
+            record = found.get(lease.uid)
+            if record is not None and lease.holder not in (None, record.node) and lease.until is not None:
+                until[lease.uid] = lease.until
+        # Votes end by themselves, and nobody tells of it.
+        self._look_again_in(max(0.0, min(until.values()) - now) + _LATER if until else None)
+        return until
+
+    def _look_again_in(self, seconds: float | None) -> None:
+        if self._again is not None and self._again.active():
+            self._again.cancel()
+        self._again = None if seconds is None or not self.running else self._reactor.callLater(seconds, self._tell)
+
+    def _tell_refused(self, refused: dict[str, str]) -> None:
+        for uid, why in refused.items():
+            if self._refused.get(uid) != why:
+                self._log.warn("the word of its site on who runs pod {uid} does not count: {why}", uid=uid, why=why)
+        self._refused = refused
 
     def put(self, uid: str, record: Record) -> None:
         """This node runs the pod of that original UID."""

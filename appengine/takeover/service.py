@@ -159,6 +159,7 @@ class Takeover:
                 # Not even a container is left of it, or the engine does not tell.
                 self.spawn(self.deadman.end(uid))
         self.leases.watch(self)
+        self.records.compare_with(self.leases)
         self.others.consider()
 
     # -- the site

@@ -8,7 +8,7 @@ from typing import Any
 
 from appengine.takeover.deadman import SwitchClient
 from appengine.takeover.interfaces import Leases
-from appengine.takeover.records import Membership, Records
+from appengine.takeover.records import IPAddress, Membership, Records
 from appengine.takeover.service import Takeover
 from kubebus.rosterkeeper import RosterKeeper
 from metasync.interfaces import Store
@@ -31,6 +31,11 @@ class SiteMembership:
         if roster is None or self._keeper.me() is None:
             return ()
         return frozenset(member.name for member in roster.members)
+
+    def owns(self, node: str, address: IPAddress) -> bool:
+        roster = self._keeper.roster
+        member = None if roster is None else roster.member(node)
+        return member is not None and any(address in subnet for subnet in member.subnets)
 
     def watch(self, changed: Callable[[], None]) -> None:
         self._keeper.watch(changed)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from ipaddress import ip_address
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from appengine.takeover.records import MAX_RECORD_BYTES, Record, Records
+from appengine.takeover.testing import MemorySite
 from metasync.keys import SiteKeys
 from metasync.memory import MemoryStore
 from metasync.model import KeyRange, Op, Put
@@ -80,6 +83,45 @@ class RecordTests(SynchronousTestCase):
         self.write("five", Record("new", "stranger").encode())
         self.write("six", MINE.encode())
         self.assertEqual(self.records.current(), {"six": MINE})
+
+    def test_addresses_of_others_do_not_count(self) -> None:
+        """A member that lies leads nobody to where the node that it names is not, nor out of the network."""
+        elsewhere = ip_address("10.192.9.9")
+        self.membership.others.add(elsewhere)
+        told: list[Any] = []
+        observer: Any = told.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        for address in (elsewhere, ip_address("8.8.8.8"), ip_address("2001:db8::1")):
+            told.clear()
+            self.write("uid", Record("new", "b", (MINE.addresses[0], address), True).encode())
+            for _ in range(5):
+                self.assertEqual((self.records.current(), self.records.substitutes()), ({}, {}))
+            (event,) = told
+            self.assertIn(f"{address} is no address of node b", str(formatEvent(event)))
+        self.write("uid", MINE.encode())
+        self.assertEqual(self.records.current(), {"uid": MINE})
+
+    def test_a_pod_that_runs_elsewhere_is_led_nowhere_else(self) -> None:
+        """As this node knows by its own vote, while that lasts."""
+        site = MemorySite(self.clock)
+        owner, here, taker = (site.node(name) for name in "acb")
+        owner.claim("uid", owner="a")
+        taker.claim("uid", owner="a")
+        self.clock.advance(0)
+        self.clock.advance(0)
+        self.assertIsNotNone(owner.held_until("uid"))
+        self.records.compare_with(here)
+        told: list[int] = []
+        self.records.watch(lambda: told.append(len(self.records.substitutes())))
+        self.write("uid", MINE.encode())
+        self.assertEqual((self.records.substitutes(), set(self.records.current())), ({}, {"uid"}))
+        # Its owner dies; a lease later the other one has it, and nobody need say so again.
+        site.kill("a")
+        self.clock.pump([1.0] * 40)
+        self.assertIsNotNone(taker.held_until("uid"))
+        self.assertEqual(told[-1], 1)
+        self.assertEqual(self.records.substitutes()["uid"].node, "b")
 
     def test_another_site(self) -> None:
         self.records.put("uid", MINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection
+from ipaddress import ip_network
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -15,7 +16,7 @@ from twisted.trial import unittest
 
 from appengine.service import Engine
 from appengine.takeover.deadman import Watched
-from appengine.takeover.records import Records
+from appengine.takeover.records import IPAddress, Records
 from appengine.takeover.service import Takeover
 from appengine.takeover.switch import Switch
 from appengine.takeover.testing import MemorySite
@@ -34,10 +35,15 @@ class FixedMembership:
 
     def __init__(self, site: str | None, members: Collection[str]) -> None:
         self.site, self.names = site, set(members)
+        self.others: set[IPAddress] = set()
         self._watchers: list[Callable[[], None]] = []
 
     def members(self) -> Collection[str]:
         return self.names
+
+    def owns(self, node: str, address: IPAddress) -> bool:
+        """Members have pod subnets of their own, all in one pool; ``others`` are somebody else's."""
+        return address in ip_network("10.192.0.0/16") and address not in self.others
 
     def watch(self, changed: Callable[[], None]) -> None:
         self._watchers.append(changed)
