@@ -18,24 +18,26 @@ from tests.lab.world import SharedWorld
 
 CALL = """
 import http.client, json, ssl, sys, tempfile
+from concurrent.futures import ThreadPoolExecutor
 targets, paths, credentials, seconds = json.load(sys.stdin)
-answers = {}
-for address, port in targets:
-    for path in paths:
-        context = ssl._create_unverified_context()
-        if credentials:
-            with tempfile.NamedTemporaryFile("w") as file:
-                file.write(credentials)
-                file.flush()
-                context.load_cert_chain(file.name)
-        try:
-            connection = http.client.HTTPSConnection(address, port, timeout=seconds, context=context)
-            connection.request("GET" if "exec" not in path else "POST", path)
-            answer = connection.getresponse()
-            answers[f"{address}:{port}{path}"] = f"{answer.status} {answer.read().decode()[:3000]}"
-        except OSError as error:
-            answers[f"{address}:{port}{path}"] = f"{type(error).__name__} {error}"
-print(json.dumps(answers))
+def ask(asked):
+    address, port, path = asked
+    context = ssl._create_unverified_context()
+    if credentials:
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(credentials)
+            file.flush()
+            context.load_cert_chain(file.name)
+    try:
+        connection = http.client.HTTPSConnection(address, port, timeout=seconds, context=context)
+        connection.request("GET" if "exec" not in path else "POST", path)
+        answer = connection.getresponse()
+        return f"{address}:{port}{path}", f"{answer.status} {answer.read().decode()[:3000]}"
+    except OSError as error:
+        return f"{address}:{port}{path}", f"{type(error).__name__} {error}"
+everything = [(*target, path) for target in targets for path in paths]
+with ThreadPoolExecutor(len(everything)) as pool:
+    print(json.dumps(dict(pool.map(ask, everything))))
 """
 """Run on a machine: what there is to be got at each target, with the certificate and key if there are some."""
 
