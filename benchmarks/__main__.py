@@ -63,9 +63,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="shorter measurements: to see that everything works")
     parser.add_argument("--only", nargs="+", metavar="SUBJECT", help="measure these subjects only")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder for the JSON and the plot (docs/benchmarks)")
-    parser.add_argument(
-        "--congestion", default=preset(), help="TCP's congestion control (the machine's: %(default)s)"
-    )
+    parser.add_argument("--congestion", default=preset(), help="TCP's congestion control (the machine's: %(default)s)")
     parser.add_argument("--report", action="store_true", help="measure nothing; show what is in the output folder")
     return parser  # fmt: skip
 

@@ -28,17 +28,21 @@ class _RelayedPart(TunnelPart):
     def relay(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
         """The path as packets find it: round trip, what one direction loses, and what comes through at most."""
         assert self.path is not None and self.path.rate is not None
-        one, address = tunnel.hub.edges[0], tunnel.address(2)
+        (one, two), address = tunnel.hub.edges[:2], tunnel.address(2)
         size, rate = 200, self.path.rate
-        # Half of the rate: what is lost then is lost by chance. The header of an IPv4 packet with UDP takes 28 bytes.
-        udp = ("-u", "-l", str(size - 28), "-b")
-        lost = iperf(one, address, 4 if quick else 12, *udp, f"{rate / 2 * (size - 28) / size:.0f}")
-        # A half more than there is.
-        much = iperf(one, address, 4 if quick else 8, *udp, f"{rate * 1.5 * (size - 28) / size:.0f}")
-        got = much["end"]["sum"]
+        # Half of the rate: what is lost then is lost by chance. Then a half more than there is. A server each: one that
+        # was sent too much does not know for some seconds that it is over.
+        reports = []
+        for port, share, seconds in ((5211, 0.5, 4 if quick else 12), (5212, 1.5, 4 if quick else 8)):
+            with IperfServer(two, port):
+                # The header of an IPv4 packet with UDP takes 28 bytes.
+                udp = ("-u", "-l", str(size - 28), "-b", f"{share * rate * (size - 28) / size:.0f}")
+                # Not the first seconds, in which the path only fills.
+                reports.append(iperf(one, address, seconds, *udp, "-O", "3", port=port))
+        lost, got = (report["end"]["sum"] for report in reports)
         return {
             f"{self.prefix}_relay_rtt": middle(ping(one, address, 20, 0.1)),
-            f"{self.prefix}_relay_loss": lost["end"]["sum"]["lost_percent"],
+            f"{self.prefix}_relay_loss": lost["lost_percent"],
             f"{self.prefix}_relay_rate": (got["packets"] - got["lost_packets"]) * size * 8 / got["seconds"] / 1e6,
         }
 
@@ -52,8 +56,8 @@ class BadLink(_RelayedPart):
     prefix = "bad"
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
+        values = self.relay(tunnel, quick) if tunnel.name == RAW else {}
         with IperfServer(tunnel.hub.edges[1]):
-            values = dict(self.relay(tunnel, quick)) if tunnel.name == RAW else {}
             goodput, delay = loaded(tunnel, 8 if quick else 12, streams=4, settle=3)
         return {"bad_goodput": goodput, "bad_ping": delay, "stall_recovery": self._stall(tunnel, 5), **values}
 
@@ -77,8 +81,8 @@ class SlowLink(_RelayedPart):
     prefix = "slow"
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
+        values = self.relay(tunnel, quick) if tunnel.name == RAW else {}
         with IperfServer(tunnel.hub.edges[1]):
-            values = dict(self.relay(tunnel, quick)) if tunnel.name == RAW else {}
             # Small writes: iperf3 counts whole ones. Few pings: twenty a second would take a quarter of the line.
             goodput, delay = loaded(tunnel, 15 if quick else 25, 1, "-l", "1K", settle=5, interval=0.5)
         return {"slow_goodput": goodput * 1e3, "slow_ping": delay, **values}

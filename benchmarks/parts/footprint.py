@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.catalogue import OURS
+from benchmarks.idle import burst_rate
 from benchmarks.parts.base import Part
 from benchmarks.processes import cpu_seconds, pss, rss, wakeups
 from benchmarks.traffic import missing
@@ -15,7 +16,6 @@ from benchmarks.tunnels.ours import Kubebus
 from benchmarks.world import Hub
 from tests.lab.engine import BUSYBOX, Engine
 from tests.lab.kubernetes import Kubectl
-from tests.lab.namespace import Namespace
 from tests.lab.waiting import wait_until
 
 _DAY = 86400
@@ -40,7 +40,7 @@ class Footprint(Part):
     what = "memory, CPU, wake-ups and link traffic of agent and router, idle; dockerd and containerd beside"
     subjects = (OURS,)
     rounds = 1
-    seconds = (210, 75)
+    seconds = (190, 60)
 
     def missing(self, subject: str) -> str | None:
         return missing("dockerd", "containerd", "kubectl")
@@ -55,7 +55,7 @@ class Footprint(Part):
             _apply(kubectl, tunnel.folder / "pods.yaml", pods)
             # Start-up is over when nothing was done for a while.
             time.sleep(5 if quick else 30)
-            return _idle(tunnel, engine, 10 if quick else 120)
+            return _idle(tunnel, engine, 45 if quick else 140)
 
 
 class _WithPods(Kubebus):
@@ -80,16 +80,19 @@ def _idle(tunnel: Kubebus, engine: Engine, seconds: float) -> Mapping[str, float
     edge, lean = (process.pid for process in tunnel.edge_processes)
     pids = {"edge": edge, "lean": lean, "router": tunnel.hub_process.pid}
     pids |= {"dockerd": engine.dockerd.pid, "containerd": engine.containerd.pid}
-    links = dict(zip(("link_bytes", "lean_link_bytes"), tunnel.hub.edges, strict=True))
+    links = {"link_bytes": edge, "lean_link_bytes": lean}
 
-    traffic = {name: _ip_bytes(each) for name, each in links.items()}
     woken = {name: wakeups(pid) for name, pid in pids.items()}
     cpu, began = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
-    time.sleep(seconds)
+    traffic: dict[str, list[tuple[float, float]]] = {name: [] for name in links}
+    while time.monotonic() < began + seconds:
+        for name, pid in links.items():
+            traffic[name].append((time.monotonic(), _ip_bytes(pid)))
+        time.sleep(0.5)
     elapsed = time.monotonic() - began
     busy = {name: (cpu_seconds(pid) - cpu[name]) / elapsed for name, pid in pids.items()}
     rates = {name: (wakeups(pid) - woken[name]) / elapsed for name, pid in pids.items()}
-    values = {name: (_ip_bytes(each) - traffic[name]) / elapsed * _DAY / 1e6 for name, each in links.items()}
+    values = {name: burst_rate(samples) * _DAY / 1e6 for name, samples in traffic.items()}
 
     values |= {f"{name}_rss": rss(pid) / 1e6 for name, pid in pids.items()}
     values |= {f"{name}_pss": pss(pid) / 1e6 for name, pid in pids.items()}
@@ -100,8 +103,10 @@ def _idle(tunnel: Kubebus, engine: Engine, seconds: float) -> Mapping[str, float
     return values
 
 
-def _ip_bytes(edge: Namespace) -> int:
-    """Bytes of IP packets that crossed the edge's cable so far, both ways."""
-    fields = edge.run(["sh", "-c", "grep up0: /proc/net/dev"]).stdout.partition(":")[2].split()
+def _ip_bytes(pid: int) -> int:
+    """Bytes of IP packets that crossed the cable of a process's namespace so far, both ways."""
+    lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
+    (line,) = [line for line in lines if line.split(":")[0].strip() == "up0"]
+    fields = line.partition(":")[2].split()
     received, received_packets, sent, sent_packets = (int(fields[at]) for at in (0, 1, 8, 9))
     return received + sent - _ETHERNET * (received_packets + sent_packets)
