@@ -46,11 +46,11 @@ class Vote:
 
 
 class Acceptor:
-    """:param started: when this process was; its votes of before are forgotten."""
+    """:param silent_until: when the votes of earlier processes of this node, which are forgotten, are over."""
 
-    def __init__(self, timing: LeaseTiming, started: float) -> None:
+    def __init__(self, timing: LeaseTiming, silent_until: float) -> None:
         self._timing = timing
-        self.silent_until = started + timing.hold
+        self.silent_until = silent_until
         self.votes: dict[str, Vote] = {}
         self._counts: Counter[str] = Counter()
 

@@ -19,7 +19,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from appengine.takeover.interfaces import Holding, LeaseWatcher
-from appengine.takeover.timing import LeaseTiming
+from appengine.takeover.timing import LONGEST, LeaseTiming
 
 if TYPE_CHECKING:
     # All of it takes 1.2 MB, which a device without such pods keeps for others.
@@ -77,6 +77,8 @@ class Agreement(Service):
         self._talks: dict[str, Talk] = {}
         self._timer: IDelayedCall | None = None
         self._timer_at = 0.0
+        # By node: what was last told of its leases, and when.
+        self._other_leases: dict[str, tuple[float, float]] = {}
 
     # -- Service
 
@@ -181,7 +183,7 @@ class Agreement(Service):
                 self.node,
                 saved,
                 self._save,
-                self._timing.hold,
+                self._timing.length,
                 lambda config: self._vouched(config.revision, config.members),
             )
             self._core = core = LeaseCore(self.node, self._run, self._timing, electorate, self._started)
@@ -329,8 +331,27 @@ class Agreement(Service):
     def _received(self, peer: str, letter: Letter) -> None:
         core = self.core() if peer in self._links else None
         if core is not None:
+            self._compare(peer, letter.standing.lease)
             core.received(peer, letter, self._clock())
             self._soon()
+
+    def _compare(self, peer: str, lease: float) -> None:
+        """Tell people when another has leases of another length, once a minute at most."""
+        mine, now = self._timing.length, self._clock()
+        known, since = self._other_leases.get(peer, (mine, float("-inf")))
+        if lease == known or now - since < LONGEST:
+            return
+        self._other_leases[peer] = lease, now
+        if lease == mine:
+            self.log.info("Node {peer} has leases of {mine:g} s now, as this node has", peer=peer, mine=mine)
+        else:
+            self.log.warn(
+                "Node {peer} has leases of {lease:g} s, and this node of {mine:g} s: pods are safe, but nodes do not "
+                "vote for longer leases than their own. Give all nodes of the site the same --takeover-lease",
+                peer=peer,
+                lease=lease,
+                mine=mine,
+            )
 
 
 class _Server(ServerFactory):

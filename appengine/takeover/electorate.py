@@ -5,7 +5,8 @@ another at once: each node goes by a list of rosters, and a lease needs a majori
 
 * A node adds a new roster to its list at once, keeps it on disk, and then votes for nobody whose list lacks it.
 * The oldest is dropped when a majority of its members have told that they go by all that come after it, and one lease
-  later: no lease that reckoned without those can be had, and those that were are over. Others drop what one has.
+  later: no lease that reckoned without those can be had, and those that were are over. Others drop what one has. Nodes
+  may have leases of different lengths; nobody votes for a longer one than its own, and each tells how long that is.
 * A node without a list (new, or its disk is) does not vote. It takes the list of any node that has one. Only if every
   member of the roster has told that it has none, at this very roster, is that roster the first.
 * Nobody makes others reckon with rosters that never were: what another goes by counts only as far as this node has seen
@@ -22,6 +23,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from appengine.takeover.messages import Config, Standing
+from appengine.takeover.timing import LONGEST, hold
 
 MAX_CONFIGS: Final = 8
 """More there are only if a site has changed that often while its nodes did not meet. Such a node does not vote."""
@@ -37,8 +39,9 @@ class Electorate:
 
     :param saved: the list that was kept; ``None`` if there is none.
     :param save: keeps a list; may raise ``OSError``: the node is no voter until that works again.
-    :param hold: seconds after which all votes of now are over, by any clock.
+    :param length: of this node's leases, in seconds: it votes for no longer ones.
     :param vouched: whether a roster that is not newer than the one that holds was signed, as far as this node has seen.
+    :ivar lease: of the longest that it may have voted for, also before it was started.
     """
 
     log = Logger()
@@ -48,11 +51,12 @@ class Electorate:
         name: str,
         saved: Standing | None,
         save: Callable[[Standing], None],
-        hold: float,
+        length: float,
         vouched: Callable[[Config], bool],
     ) -> None:
         self.name = name
-        self._save, self._hold, self._vouched = save, hold, vouched
+        self._save, self._length, self._vouched = save, length, vouched
+        self.lease = length if saved is None else max(length, saved.lease)
         self._configs: tuple[Config, ...] = () if saved is None else saved.configs
         self._roster: Config | None = None
         self._narrow_at = 0.0
@@ -63,6 +67,9 @@ class Electorate:
         self._changes: dict[str, tuple[float, float]] = {}
         # By member: since when it goes by what was not shown here; ``None`` once people have been told.
         self._doubted: dict[str, float | None] = {}
+        if saved is not None and self.lease > saved.lease:
+            # Before it votes for the first of these.
+            self._keep()
 
     # -- What is known
 
@@ -84,15 +91,20 @@ class Electorate:
     def standing(self) -> Standing:
         self._extend()
         if self.established:
-            return Standing(True, self._configs)
+            return Standing(True, self._configs, self.lease)
         # Who has a list must not be taken for one who never had any.
-        return Standing(False, () if self._roster is None or self._configs else (self._roster,))
+        return Standing(False, () if self._roster is None or self._configs else (self._roster,), self.lease)
 
     def missing(self) -> tuple[str, ...]:
         """Who must still be heard of before this node may vote."""
         if self._configs or self._roster is None:
             return ()
         return tuple(name for name in self.members if name != self.name and not self._is_new(name, self._roster))
+
+    def lease_of(self, name: str, unknown: float) -> float:
+        """The longest that a member may have voted for, as it has told."""
+        told = self._told.get(name)
+        return unknown if told is None else told.lease
 
     def is_quorum(self, names: Collection[str], now: float) -> bool:
         """Whether these are a majority of each roster that counts."""
@@ -111,8 +123,11 @@ class Electorate:
         """The roster that holds now."""
         config = Config(revision, tuple(sorted(members)))
         before, self._roster = self._roster, config
-        if before is None or set(before.members) - set(members):
-            self._narrow_at = now + self._hold
+        removed = None if before is None else set(before.members) - set(members)
+        if removed is None or removed:
+            # What the removed ones have must be over; of whom nothing was heard, nothing is known.
+            leases = [LONGEST] if removed is None else [self.lease_of(name, LONGEST) for name in removed]
+            self._narrow_at = max(self._narrow_at, now + hold(max(self.lease, *leases)))
         self._told = {name: told for name, told in self._told.items() if name in config.members}
         self._moved_since = None
         self._changes = {name: left for name, left in self._changes.items() if name in config.members}
@@ -144,11 +159,22 @@ class Electorate:
             self._moved_since = None
         elif self._moved_since is None:
             self._moved_since = now
-        elif now - self._moved_since >= self._hold:
+        elif now - self._moved_since >= hold(self._longest()):
             self._moved_since = None
             self._take(self._configs[1:])
 
+    def longer_leases_are_over(self) -> None:
+        """What this node voted for before it was started is over by now."""
+        if self.lease > self._length:
+            self.lease = self._length
+            if self._configs:
+                self._keep()
+
     # -- Within
+
+    def _longest(self) -> float:
+        """No lease that a majority may have voted for, of whom all have told of theirs, is longer."""
+        return max([self.lease, *(told.lease for told in self._told.values())])
 
     def _is_believed(self, config: Config) -> bool:
         """Whether it is this node's word, too, or the authority's.
@@ -165,7 +191,7 @@ class Electorate:
     def _doubt(self, peer: str, config: Config, now: float) -> None:
         """The signed roster is mostly on its way."""
         since = self._doubted.setdefault(peer, now)
-        if since is not None and now - since >= self._hold:
+        if since is not None and now - since >= hold(self._length):
             self._doubted[peer] = None
             self.log.warn(
                 "Node {peer} says that it goes by a roster {revision} of {count} nodes, and has not shown it here with "
@@ -226,7 +252,7 @@ class Electorate:
 
     def _may_change(self, peer: str, now: float) -> bool:
         left, since = self._changes.get(peer, (float(CHANGES_BURST), now))
-        left = min(CHANGES_BURST, left + (now - since) / self._hold)
+        left = min(CHANGES_BURST, left + (now - since) / hold(self._length))
         may = left >= 1
         self._changes[peer] = left - may, now
         return may
@@ -237,7 +263,7 @@ class Electorate:
 
     def _keep(self) -> None:
         try:
-            self._save(Standing(True, self._configs))
+            self._save(Standing(True, self._configs, self.lease))
         except OSError as error:
             if not self._unsaved:
                 self.log.error("This node does not vote: who belongs to its site cannot be kept: {why}", why=str(error))

@@ -17,7 +17,7 @@ from appengine.takeover.electorate import Electorate
 from appengine.takeover.interfaces import Holding
 from appengine.takeover.messages import MAX_UIDS, Answer, Config, Hello, Kind, Letter, Refused, Request, Why
 from appengine.takeover.rank import ranked
-from appengine.takeover.timing import LeaseTiming
+from appengine.takeover.timing import USUAL, LeaseTiming, hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,8 @@ class LeaseCore:
     def __init__(self, name: str, run: str, timing: LeaseTiming, electorate: Electorate, started: float) -> None:
         self.name, self._run, self._timing = name, run, timing
         self.electorate = electorate
-        self.acceptor = Acceptor(timing, started)
+        # What it said before may count for longer than what it says now.
+        self.acceptor = Acceptor(timing, started + hold(electorate.lease))
         self.claims: dict[str, Claim] = {}
         self._started = started
         self._links: set[str] = set()
@@ -265,12 +266,21 @@ class LeaseCore:
         if not self._reaches_quorum(now):
             reached = ", ".join(sorted(self._links)) or "nobody"
             return f"this node reaches {reached}, and no majority of its site's {len(electorate.members)} nodes"
+        refusing = sorted(peer for peer in self._links if electorate.lease_of(peer, USUAL) < self._timing.length)
+        if refusing and not electorate.is_quorum({*self._links, self.name} - set(refusing), now):
+            shortest = min(electorate.lease_of(peer, USUAL) for peer in refusing)
+            return (
+                f"{', '.join(refusing)} have leases of {shortest:g} s, and do not vote for this node's of "
+                f"{self._timing.length:g} s: give all nodes of the site the same --takeover-lease"
+            )
         return None
 
     def _clean(self, now: float) -> None:
         if now >= self._forget_at:
             self._forget_at = now + self._timing.hold
             self.acceptor.forget(now)
+            if now >= self.acceptor.silent_until:
+                self.electorate.longer_leases_are_over()
 
     # -- Within: leases that this node has
 

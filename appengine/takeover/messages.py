@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from appengine.takeover.timing import USUAL
+
 MAX_UIDS: Final = 500
 """Pods in one message; who has more sends several."""
 
@@ -62,10 +64,13 @@ class Standing:
 
     :ivar established: whether it is a voter; one that never met the others is not.
     :ivar configs: by revision; a majority of each is needed. Of a node that is no voter, its roster.
+    :ivar lease: the longest lease that it may have or have voted for, in seconds. An agent that was started anew with
+        a shorter one tells of the longer one until that is over.
     """
 
     established: bool
     configs: tuple[Config, ...]
+    lease: float = USUAL
 
 
 @dataclass(frozen=True, slots=True)

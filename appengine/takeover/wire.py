@@ -24,6 +24,7 @@ from appengine.takeover.messages import (
     Standing,
     Why,
 )
+from appengine.takeover.timing import LONGEST, USUAL
 
 MAX_LETTER: Final = 256 * 1024
 """Bytes. The longest there can be: eight rosters of 256 nodes (140 KB), and 500 refusals (100 KB)."""
@@ -93,7 +94,7 @@ def read_standing(fields: object) -> Standing:
 
 def standing_fields(standing: Standing) -> dict[str, Any]:
     rosters = [[config.revision, list(config.members)] for config in standing.configs]
-    return {"voter": standing.established, "rosters": rosters}
+    return {"voter": standing.established, "rosters": rosters, "lease": standing.lease}
 
 
 # Within: writing
@@ -124,7 +125,8 @@ def _standing(fields: dict[str, Any]) -> Standing:
         configs.append(Config(_whole(entry[0], "revision"), members))
     if sorted(configs, key=lambda config: config.revision) != configs:
         _wrong("rosters", "by revision")
-    return Standing(voter, tuple(configs))
+    lease = _seconds(fields.get("lease", USUAL), "lease", LONGEST)
+    return Standing(voter, tuple(configs), lease)
 
 
 def _request(fields: dict[str, Any]) -> Request:
@@ -209,9 +211,9 @@ def _whole(value: object, name: str) -> int:
     return value
 
 
-def _seconds(value: object, name: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _MAX_SECONDS:
-        _wrong(name, f"seconds, at most {_MAX_SECONDS:.0f}")
+def _seconds(value: object, name: str, most: float = _MAX_SECONDS) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+        _wrong(name, f"seconds, at most {most:.0f}")
     return float(value)
 
 

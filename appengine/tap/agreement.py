@@ -10,7 +10,7 @@ from appengine.takeover.timing import LeaseTiming
 from kubebus.site import SiteService
 
 
-def agreement(reactor: Any, site: SiteService, state: Path, timing: LeaseTiming | None = None) -> Agreement:
+def agreement(reactor: Any, site: SiteService, state: Path, timing: LeaseTiming) -> Agreement:
     """Not started yet. A node without pods votes, too.
 
     :param state: the folder where it keeps by whose votes it goes.

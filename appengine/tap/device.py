@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.error import CannotListenError
 
 from appengine.takeover.interfaces import Leases
+from appengine.takeover.timing import LeaseTiming
 from appengine.tap.agreement import agreement
 from appengine.tap.options import Options
 from appengine.tap.place import LinkNetworkSource, PatientEndpoint
@@ -85,7 +86,7 @@ class DeviceNode(ComposedService):
         )
         self.add(metadata)
         neighbours = self._neighbours(store, metadata, site)
-        leases = agreement(self.reactor, site, self._state)
+        leases = agreement(self.reactor, site, self._state, LeaseTiming.of(self._options["takeover-lease"]))
         self.add(leases)
         engine = None if self._options["no-pods"] else self._engine(store, link, site, leases)
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from twisted.python.usage import UsageError
 
+from appengine.takeover.timing import LONGEST, SHORTEST, USUAL
 from kubebus import config
 from kubebus.config import Setting, SettingsOptions
 from kubebus.identity import InvalidIdentity, check_name
@@ -90,6 +91,13 @@ class Options(SettingsOptions):
             "let nodes of the same site connect to this one over their LAN, and no others [default: listen nowhere]",
             ListenAt.parse,
             "[ADDRESS:]PORT",
+        ),
+        Setting(
+            "takeover-lease",
+            "for how long a pod that may be taken over has its node; the same on all nodes of a site",
+            config.seconds(SHORTEST, LONGEST),
+            f"{config.DURATION}, from {SHORTEST:g}s to {LONGEST:g}s",
+            USUAL,
         ),
         *config.HEARTBEAT_SETTINGS,
         Setting(

@@ -1,24 +1,21 @@
 # mypy: disallow-untyped-calls=False
 """An edge node that claims pods and runs none: it notes what it is told of its leases, and stops at once when asked.
 
-``python -m tests.integration.lease_process NOTES SECONDS UID=OWNER,… OPTION…``, with the options of ``twistd edgenode``
-and the length of a lease. NOTES gets a JSON line for each event, with the time that all namespaces of a machine share.
+``python -m tests.integration.lease_process NOTES UID=OWNER,… OPTION…``, with the options of ``twistd edgenode``. NOTES
+gets a JSON line for each event, with the time that all namespaces of a machine share.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from appengine.takeover.agreement import Agreement
-from appengine.takeover.timing import LeaseTiming
 from appengine.tap import device
-from appengine.tap.agreement import agreement
 from appengine.tap.options import Options
 from metasync.steady import steady
 
@@ -62,7 +59,7 @@ class ClaimingNode(device.DeviceNode):
                 part.claim(uid, owner=owner)
 
 
-def main(notes: str, seconds: str, claims: str, *arguments: str) -> None:
+def main(notes: str, claims: str, *arguments: str) -> None:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
     options = Options()
     options.parseOptions(list(arguments))
@@ -70,8 +67,6 @@ def main(notes: str, seconds: str, claims: str, *arguments: str) -> None:
 
     reactor: Any = real
     steady(reactor)
-    timing = LeaseTiming(length=float(seconds), away=2.0, step=0.5)
-    vars(device)["agreement"] = partial(agreement, timing=timing)
     node = ClaimingNode(reactor, options)
     node.notes = Path(notes)
     node.claims = {uid: owner for uid, _, owner in (each.partition("=") for each in claims.split(","))}

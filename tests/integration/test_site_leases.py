@@ -19,7 +19,7 @@ from tests.lab.state import Run
 from tests.lab.waiting import wait_until
 from tests.lab.world import SharedWorld
 
-LENGTH = 8.0
+LEASE = "8s"
 OWNERS = {"pod-of-a": "a", "pod-of-b": "b"}
 
 
@@ -54,9 +54,10 @@ class LeaseTests(SharedWorld, SynchronousTestCase):
     @classmethod
     def start_edge(cls, name: str, token: str) -> Daemon:
         command = [
-            *(sys.executable, "-m", "tests.integration.lease_process", str(cls.folder / f"{name}.notes"), str(LENGTH)),
+            *(sys.executable, "-m", "tests.integration.lease_process", str(cls.folder / f"{name}.notes")),
             ",".join(f"{uid}={owner}" for uid, owner in OWNERS.items()),
             *("--state-dir", str(cls.folder / name), "--socket", str(cls.folder / f"{name}.sock"), "--no-pods"),
+            *("--takeover-lease", LEASE),
             *("--node-name", name, "--join", token),
             *([] if name == "a" else ["--site-listen", "7443"]),
         ]

@@ -57,6 +57,33 @@ class PodCidrTests(SynchronousTestCase):
                 self.assertIn(why, str(error))
 
 
+class RedialTests(SynchronousTestCase):
+    def parse(self, *arguments: str) -> object:
+        options = EdgeOptions()
+        options.parseOptions(arguments)
+        return options["redial"]
+
+    def test_bounds(self) -> None:
+        self.assertEqual([60.0, 1.0, 3600.0], [self.parse(), self.parse("--redial", "1"), self.parse("--redial", "1h")])
+        for wrong in ("0.5", "2h", "never"):
+            self.assertIn("redial", str(self.assertRaises(UsageError, self.parse, "--redial", wrong)))
+
+
+class LeaseTests(SynchronousTestCase):
+    def parse(self, *arguments: str) -> object:
+        options = EdgeOptions()
+        options.parseOptions(arguments)
+        return options["takeover-lease"]
+
+    def test_bounds(self) -> None:
+        """Shorter ones leave no time to stop; longer ones are not reckoned with by the others."""
+        self.assertEqual(15.0, self.parse())
+        self.assertEqual([6.0, 60.0], [self.parse("--takeover-lease", each) for each in ("6", "1m")])
+        for wrong in ("5.9", "61s", "0", "nan", "soon"):
+            error = self.assertRaises(UsageError, self.parse, "--takeover-lease", wrong)
+            self.assertIn("takeover-lease", str(error))
+
+
 class CongestionTests(SynchronousTestCase):
     def parse(self, *arguments: str) -> object:
         options = EdgeOptions()

@@ -18,9 +18,13 @@ from appengine.takeover.timing import LeaseTiming
 
 @dataclass(slots=True)
 class ModelNode:
-    """:ivar rate: how fast its clock goes. :ivar offset: what that showed at the true time 0."""
+    """:ivar rate: how fast its clock goes. :ivar offset: what that showed at the true time 0.
+
+    :ivar timing: what it goes by when it is started next.
+    """
 
     name: str
+    timing: LeaseTiming
     rate: float = 1.0
     offset: float = 0.0
     saved: Standing | None = None
@@ -72,7 +76,7 @@ class ModelSite:
     def add(self, names: Iterable[str]) -> None:
         """New members, in a new roster that nobody has been told of."""
         for name in names:
-            self.nodes[name] = ModelNode(name)
+            self.nodes[name] = ModelNode(name, self.timing)
         members = tuple(sorted({*self.nodes} - self.dead_for_good))
         self.roster = Config(self.roster.revision + 1, members)
 
@@ -103,8 +107,8 @@ class ModelSite:
             node.roster = self.roster
             node.seen.add(self.roster)
         now = node.clock(self.time)
-        electorate = Electorate(name, node.saved, node.save, self.timing.hold, node.seen.__contains__)
-        node.core = core = LeaseCore(name, f"{next(self._runs):x}", self.timing, electorate, now)
+        electorate = Electorate(name, node.saved, node.save, node.timing.length, node.seen.__contains__)
+        node.core = core = LeaseCore(name, f"{next(self._runs):x}", node.timing, electorate, now)
         core.roster(node.roster.revision, node.roster.members, now)
         for uid, owner in self.owners.items():
             core.claim(uid, name if self.rude else owner, now)

@@ -18,6 +18,7 @@ from appengine.takeover.agreement import FILE, Agreement
 from appengine.takeover.electorate import CHANGES_BURST
 from appengine.takeover.messages import Answer, Config, Hello, Kind, Letter, Refused, Request, Standing, Why
 from appengine.takeover.talk import LETTERS_BURST
+from appengine.takeover.timing import LONGEST, SHORTEST, LeaseTiming
 from appengine.takeover.wire import MAX_LETTER, InvalidLetter, Reader, Writer
 from tests.unit.appengine.takeover.test_memory import Heard
 from tests.unit.metasync.pairs import FakeAddress, FakePeer, PumpedEndpoint
@@ -38,7 +39,7 @@ class World:
         for name in NAMES:
             self.make(name)
 
-    def make(self, name: str) -> Agreement:
+    def make(self, name: str, timing: LeaseTiming | None = None) -> Agreement:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         made = Agreement(
@@ -47,6 +48,7 @@ class World:
             lambda peer: self.endpoint(name, peer),
             folder,
             vouched=lambda revision, members: (revision, tuple(members)) in self.signed,
+            timing=timing,
             clock=lambda: 1e6 + self.clock.seconds(),
         )
         self.nodes[name], self.heard[name] = made, Heard()
@@ -143,13 +145,53 @@ class AgreementTests(SynchronousTestCase):
         self.assertEqual(world.clock.getDelayedCalls(), [])
         self.assertTrue(all(io.disconnected for e in world.endpoints.values() for p in e.pumps for io in (p.clientIO,)))
 
+    def test_leases_of_another_length(self) -> None:
+        """People are told at both ends, once; what is kept says for how long this node may have voted."""
+        world = self.world
+        told: list[Any] = []
+        observer: Any = told.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.claim()
+        world.settle(17)
+        world.link("ac", "bc", up=False)
+        world.nodes["c"].stopService()
+        world.make("c", LeaseTiming.of(6)).claim("u", owner="a")
+        world.link("ac", "bc")
+        world.settle(5)
+        kept = world.folder / "c" / FILE
+        self.assertEqual(json.loads(kept.read_text())["lease"], 15.0)
+        world.settle(40)
+        self.assertEqual((world.held(), json.loads(kept.read_text())["lease"]), ({"a"}, 6.0))
+        warned = [event for event in told if "--takeover-lease" in str(event.get("log_format"))]
+        self.assertEqual(
+            sorted((event["log_source"].node, event["peer"], event["lease"], event["mine"]) for event in warned),
+            [("a", "c", 6.0, 15.0), ("c", "a", 15.0, 6.0)],
+        )
+
+    def test_what_agents_kept_that_knew_one_length_only(self) -> None:
+        """It is taken for the usual one; a longer one is kept before the first vote."""
+        world = self.world
+        old = {"site": "hall", "voter": True, "rosters": [[1, ["a", "b", "c"]]]}
+        for name in NAMES:
+            (world.folder / name / FILE).write_text(json.dumps(old))
+            world.nodes[name].stopService()
+            world.make(name, LeaseTiming.of(30)).claim("u", owner="a")
+        world.link("ab", "ac", "bc", up=False)
+        world.link("ab", "ac", "bc")
+        world.settle(30)
+        self.assertEqual(world.held(), set())
+        self.assertEqual({json.loads((world.folder / n / FILE).read_text())["lease"] for n in NAMES}, {30.0})
+        world.settle(5)
+        self.assertEqual(world.held(), {"a"})
+
     def test_what_is_kept_on_disk(self) -> None:
         """After a boot a majority goes on; elsewhere, or damaged, it counts for nothing."""
         world = self.world
         self.claim()
         world.settle(17)
         kept = json.loads((world.folder / "a" / FILE).read_text())
-        self.assertEqual(kept, {"site": "hall", "voter": True, "rosters": [[1, ["a", "b", "c"]]]})
+        self.assertEqual(kept, {"site": "hall", "voter": True, "rosters": [[1, ["a", "b", "c"]]], "lease": 15.0})
         world.link("ab", "ac", "bc", up=False)
         for name in "ab":
             world.nodes[name].stopService()
@@ -505,9 +547,10 @@ CONFIGS = st.builds(
     st.sets(NODES, min_size=1),
 )
 STANDINGS = st.builds(
-    lambda voter, configs: Standing(voter, tuple(sorted(configs, key=lambda config: config.revision))),
+    lambda voter, configs, lease: Standing(voter, tuple(sorted(configs, key=lambda config: config.revision)), lease),
     st.booleans(),
     st.lists(CONFIGS, max_size=8),
+    st.floats(SHORTEST, LONGEST),
 )
 SECONDS = st.integers(0, 100).map(float)
 BALLOTS = st.integers(0, 2**52 - 1)

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from appengine.takeover.lease import Ending, Gained, WantedBack
 from appengine.takeover.rank import ranked
+from appengine.takeover.timing import LONGEST, LeaseTiming
 from tests.unit.appengine.takeover.model import ModelSite
 
 LENGTH, HOLD = 15.0, 15.0 * 1.01 / 0.99
@@ -149,6 +150,53 @@ class StoryTests(SynchronousTestCase):
         self.assertIn(made.holders("u"), ({holder}, set()))
         made.advance(6)
         self.assertEqual(len(made.holders("u") - {holder}), 1)
+
+    def test_a_voter_that_is_started_anew_with_a_shorter_lease(self) -> None:
+        """It votes for nobody before the longer one is over that it may have voted for: also if it is killed again."""
+        made = ModelSite("abc", {"u": "a"}, LeaseTiming.of(60))
+        made.rude = True
+        made.gives_back = False
+        for name in "abc":
+            made.start(name)
+        made.advance(70)
+        (holder,) = made.holders("u")
+        others = [name for name in "abc" if name != holder]
+        made.split([holder], others)
+        made.kill(holder)
+        for _ in range(2):
+            for name in others:
+                made.kill(name)
+                made.nodes[name].timing = LeaseTiming.of(6)
+                made.start(name)
+            made.advance(10)
+        made.advance(19)
+        self.assertEqual(made.holders("u"), {holder})
+        made.advance(60)
+        self.assertEqual(len(made.holders("u") & set(others)), 1)
+        # From then on it is quick.
+        self.assertEqual({made.nodes[name].saved.lease for name in others}, {6.0})  # type: ignore[union-attr]
+
+    def test_longer_leases_than_the_others(self) -> None:
+        """One node alone that has them gets no votes, gives up in time, and says why; the others go on."""
+        made = site()
+        made.kill("a")
+        made.nodes["a"].timing = LeaseTiming.of(30)
+        made.start("a")
+        made.advance(100)
+        core = made.nodes["a"].core
+        assert core is not None
+        self.assertEqual(
+            core.waiting_for(made.time),
+            "b, c have leases of 15 s, and do not vote for this node's of 30 s: give all nodes of the site the same "
+            "--takeover-lease",
+        )
+        self.assertNotIn("a", made.holders("u"))
+        for name in "bc":
+            made.kill(name)
+            made.nodes[name].timing = LeaseTiming.of(30)
+            made.start(name)
+        made.advance(40)
+        self.assertEqual((made.holders("u"), core.waiting_for(made.time)), ({"a"}, None))
 
     def test_no_majority_no_lease(self) -> None:
         made = site("abcde")
@@ -312,6 +360,75 @@ class RosterTests(SynchronousTestCase):
         made.advance(LENGTH)
         self.assertEqual(made.holders("u"), set())
         made.advance(3)
+        self.assertEqual(made.holders("u"), {"a"})
+
+    def test_new_nodes_with_shorter_leases_than_the_holder(self) -> None:
+        """They drop the old roster no sooner than what was agreed by that one alone is over."""
+        made = ModelSite("abc", {"u": "a"}, LeaseTiming.of(60))
+        for name in "abc":
+            made.start(name)
+        made.advance(70)
+        # The owner goes on with the vote of one other; then it is alone, and knows nothing of the new ones.
+        made.set_cut("a", "b", True)
+        made.advance(100)
+        made.timing = LeaseTiming.of(6)
+        made.add("de")
+        for name in "cde":
+            made.set_cut("a", name, True)
+        for name in "bcde":
+            made.tell_roster(name)
+            made.start(name)
+        made.advance(35)
+        self.assertEqual(made.holders("u"), {"a"})
+        made.advance(100)
+        self.assertEqual(len(made.holders("u") & set("bcde")), 1)
+
+    def test_removed_nodes_with_longer_leases(self) -> None:
+        made = ModelSite("abc", {"u": "a"}, LeaseTiming.of(60))
+        made.nodes["c"].timing = LeaseTiming.of(6)
+        for name in "abc":
+            made.start(name)
+        made.advance(70)
+        self.assertEqual(made.holders("u"), {"a"})
+        made.split("ab", "c")
+        made.advance(10)
+        made.split("a", "b", "c")
+        made.roster = type(made.roster)(2, ("c",))
+        made.owners["u"] = "c"
+        made.tell_roster("c")
+        core = made.nodes["c"].core
+        assert core is not None
+        core.claim("u", "c", made.time)
+        made.advance(30)
+        self.assertEqual(made.holders("u"), {"a"})
+        made.advance(35)
+        self.assertEqual(made.holders("u"), {"c"})
+
+    def test_removed_nodes_of_which_nothing_was_heard(self) -> None:
+        """They may have had the longest of all leases."""
+        made = site()
+        made.kill("a")
+        made.remove("b")
+        made.remove("c")
+        made.tell_roster("a")
+        made.start("a")
+        made.advance(LONGEST)
+        self.assertEqual(made.holders("u"), set())
+        made.advance(5)
+        self.assertEqual(made.holders("u"), {"a"})
+
+    def test_removed_long_after_a_start_in_which_nothing_was_heard_of_them(self) -> None:
+        made = site()
+        made.split("a", "bc")
+        made.kill("a")
+        made.start("a")
+        made.advance(100)
+        made.remove("b")
+        made.remove("c")
+        made.tell_roster("a")
+        made.advance(LONGEST)
+        self.assertEqual(made.holders("u"), set())
+        made.advance(5)
         self.assertEqual(made.holders("u"), {"a"})
 
     def test_the_owner_is_revoked_while_it_has_it(self) -> None:

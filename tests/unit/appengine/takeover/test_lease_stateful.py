@@ -11,15 +11,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from twisted.trial.unittest import SynchronousTestCase
 
 from appengine.takeover.messages import Config, Standing
+from appengine.takeover.timing import LeaseTiming
 from tests.unit.appengine.takeover.model import ModelSite
 
 EXAMPLES = int(os.environ.get("TAKEOVER_EXAMPLES", "30"))
 RATES = st.floats(0.99, 1.01)
 PICK = st.integers(0, 99)
+LEASES = st.sampled_from([6.0, 9.0, 15.0, 40.0, 60.0])
 
 
 class Site(RuleBasedStateMachine):
     SIZE = 3
+    REST = 140.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +151,7 @@ class Site(RuleBasedStateMachine):
             site.tell_roster(name)
             site.start(name)
         # What removed nodes have runs out; rosters pass one by one, a lease each; then 2 s to ask.
-        site.advance(140)
+        site.advance(self.REST)
         for uid, owner in site.owners.items():
             holders = site.holders(uid)
             states = {name: node.core and node.core.electorate.standing() for name, node in site.nodes.items()}
@@ -159,6 +162,35 @@ class Site(RuleBasedStateMachine):
 
 
 class LargerSite(Site):
+    SIZE = 5
+
+
+class MixedSite(Site):
+    """An operator changes the length of the leases, at one node after another, while all that happens."""
+
+    REST = 240.0
+
+    @rule(which=PICK, lease=LEASES, down=st.sampled_from([0.0, 3.0, 20.0]))
+    def lease(self, which: int, lease: float, down: float) -> None:
+        name = self.pick(which)
+        self.site.kill(name)
+        self.site.nodes[name].timing = LeaseTiming.of(lease)
+        self.site.advance(down)
+        self.site.start(name)
+
+    @rule(which=PICK, lease=LEASES)
+    def lease_at_the_next_start(self, which: int, lease: float) -> None:
+        self.site.nodes[self.pick(which)].timing = LeaseTiming.of(lease)
+
+    def teardown(self) -> None:
+        """In the end all are given the same."""
+        for name in sorted(self.site.nodes):
+            self.site.kill(name)
+            self.site.nodes[name].timing = LeaseTiming()
+        super().teardown()
+
+
+class LargerMixedSite(MixedSite):
     SIZE = 5
 
 
@@ -181,3 +213,7 @@ class LeaseMachineTests(SynchronousTestCase):
 
     def test_five(self) -> None:
         run(LargerSite, max(1, EXAMPLES // 3))
+
+    def test_leases_of_different_lengths(self) -> None:
+        run(MixedSite, max(1, EXAMPLES // 3))
+        run(LargerMixedSite, max(1, EXAMPLES // 10))
