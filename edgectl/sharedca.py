@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -35,13 +35,22 @@ class Pair:
 
 
 async def share(
-    store: Store, network: str, name: str, secret: bytes, local: Pair | None, make: Callable[[], Pair]
+    store: Store,
+    network: str,
+    name: str,
+    secret: bytes,
+    local: Pair | None,
+    make: Callable[[], Pair],
+    *,
+    earlier: Sequence[bytes] = (),
 ) -> Pair:
     """The CA ``name`` of all processes on ``store``: the first brings its ``local`` one, or makes it.
 
     What was sealed under another secret, by processes that have since changed theirs, is sealed anew by who has the CA.
 
     :param secret: 32 bytes that all of them have, and the store has not.
+    :param earlier: what was sealed under one of these is opened, and sealed anew under ``secret``. Processes that do
+        not know that one yet have to be brought up to date before they can take the CA from the store.
     :raises ConfigError: if the store's is another than ``local``, or cannot be opened; it says what to do.
     """
     place = f"{api_prefix(network)}-/shared/{name}".encode()
@@ -60,6 +69,7 @@ async def share(
                 )
             if pair is not None:
                 return pair
+            local = local or _opened_by_any(name, certificate, sealed, earlier, place)
             if local is None:
                 raise ConfigError(
                     f"the key of the {name} CA in the store cannot be opened with this router's ca.pem: start one of "
@@ -85,6 +95,11 @@ def _record(pair: Pair, secret: bytes, place: bytes) -> bytes:
 def _parse(value: bytes) -> tuple[bytes, bytes]:
     fields = json.loads(value)
     return fields["certificate"].encode(), base64.b64decode(fields["sealedKey"], validate=True)
+
+
+def _opened_by_any(name: str, certificate: bytes, sealed: bytes, secrets: Sequence[bytes], place: bytes) -> Pair | None:
+    found = (_opened(name, certificate, sealed, secret, place) for secret in secrets)
+    return next((pair for pair in found if pair is not None), None)
 
 
 def _opened(name: str, certificate: bytes, sealed: bytes, secret: bytes, place: bytes) -> Pair | None:
