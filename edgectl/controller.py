@@ -129,7 +129,7 @@ class EdgeController(Service):
             self._around,
             self._mirrored,
         )
-        self._pod_sync = PodSync(reactor, client, self._edges, self._index, self._mirrored, self._tell)
+        self._pod_sync = PodSync(reactor, client, self._edges, self._index, self._mirrored, self._tell, self._warn)
         self._event_sync = EventSync(reactor, client, self._edges, self._index, self._mirrored)
         self._event_work: Workers[EventKey] = Workers(reactor, "event", self._event, self._random, EVENT_CONCURRENCY)
         self._node_work = self._workers("node", self._node)

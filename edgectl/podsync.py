@@ -15,7 +15,20 @@ from edgectl.interfaces import EdgeNode
 from edgectl.kubernetes import PODS, KubernetesClient
 from edgectl.mirror import Mirror
 from edgectl.pace import STATUS_BURST, STATUS_RATE, Pace
-from edgectl.takeover import Shown, annotations_for, may_be_taken_over, news, shown, takers, unready
+from edgectl.takeover import (
+    CONTRADICTED_SECONDS,
+    REFUSED,
+    Refused,
+    Shown,
+    Taker,
+    annotations_for,
+    is_contradicted,
+    may_be_taken_over,
+    news,
+    shown,
+    takers,
+    unready,
+)
 from edgectl.translate import (
     Reference,
     merge_patch,
@@ -27,6 +40,9 @@ from edgectl.watch import Object
 
 SLIM = "kubebus.io/slim"
 """Marks what is kept of a pod that is not on an edge node: in a large cluster that is most of them."""
+
+MAX_REFUSALS = 256
+"""Of one node's words, that are told of: one that was broken into cannot fill the log, or the cluster with Events."""
 
 
 def slim(pod: Mapping[str, Any]) -> Object:
@@ -96,6 +112,14 @@ def _owns(edge: EdgeNode, text: str) -> bool:
     return address in edge.addresses or any(address in subnet for subnet in edge.pod_subnets)
 
 
+def _foreign(edge: EdgeNode, status: Mapping[str, Any]) -> str | None:
+    """The first address in a pod's status that is none of that node."""
+    listed = status.get("podIPs")
+    further = [each.get("ip") for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    texts = [text for text in (status.get("podIP"), *further) if isinstance(text, str) and text]
+    return next((text[:64] for text in texts if not _owns(edge, text)), None)
+
+
 def _remove(index: dict[Any, dict[str, None]], name: Any, key: str) -> None:
     keys = index.get(name)
     if keys is not None:
@@ -117,20 +141,25 @@ class PodSync:
         index: PodIndex,
         mirror: Callable[[], Mirror],
         tell: Callable[[Mapping[str, Any], str, str], None],
+        warn: Callable[[Mapping[str, Any], str, str], None],
     ) -> None:
-        """:param tell: of a pod, by an Event with that reason and message."""
+        """:param tell: of a pod, by an Event with that reason and message; ``warn``: by a warning."""
         self._reactor = reactor
         self._client = client
         self._directory = directory
         self._index = index
         self._mirror = mirror
-        self._tell = tell
+        self._tell, self._warn = tell, warn
+        # By pod: since when the words of other nodes and of its own contradict each other.
+        self._contradicted: dict[str, dict[tuple[str, str], float]] = {}
+        self._refused: dict[str, set[tuple[str, str]]] = {}
         self._idle = IdlePatches()
         self._pace = Pace(STATUS_RATE, STATUS_BURST)
 
     def forget(self, node: str) -> None:
         """The node is gone for good."""
         self._pace.forget(node)
+        self._refused.pop(node, None)
 
     async def report(self, key: str) -> float:
         """Bring the status of the pod ``namespace/name`` in line with what its node, or who took it over, reports.
@@ -140,14 +169,19 @@ class PodSync:
         pod = self._index.pods.get(key)
         owner = self._directory.get(node_name(pod)) if pod is not None else None
         if pod is None or SLIM in pod or owner is None:
+            self._contradicted.pop(key, None)
             return 0.0
         metadata = pod["metadata"]
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
         word, revision = self._word(pod)
-        running = takers(pod, self._mirror(), self._directory)
-        view = shown(pod, owner, word, revision, running, self._reactor.seconds())
+        running, refused = takers(pod, self._mirror(), self._directory)
+        believed, again = self._believed(key, owner, word, running, refused)
+        for each in refused:
+            self._refuse(pod, each)
+        view = shown(pod, owner, word, revision, believed, self._reactor.seconds())
         if view is None:
-            return 0.0
+            return again
+        again = min(again, view.again) if again and view.again else again or view.again
         try:
             if patch := self._patch(pod, view):
                 if wait := self._pace.take(view.edge.name, self._reactor.seconds()):
@@ -164,7 +198,34 @@ class PodSync:
         except StatusError as error:
             if not error.not_found:
                 raise
-        return view.again
+        return again
+
+    def _believed(
+        self, key: str, owner: EdgeNode, word: Object | None, running: list[Taker], refused: list[Refused]
+    ) -> tuple[list[Taker], float]:
+        """Those whom the pod's own node does not belie for long; the seconds until that may be so of one more."""
+        now = self._reactor.seconds()
+        if not running or not is_contradicted(owner, word, now):
+            self._contradicted.pop(key, None)
+            return running, 0.0
+        before = self._contradicted.get(key, {})
+        since = {(each.node.name, each.uid): before.get((each.node.name, each.uid), now) for each in running}
+        self._contradicted[key] = since
+        left = {name: first + CONTRADICTED_SECONDS - now for name, first in since.items()}
+        why = f"node {owner.name}, to which it is bound, is connected and runs it"
+        refused += [Refused(each.node.name, why) for each in running if left[each.node.name, each.uid] <= 0]
+        believed = [each for each in running if left[each.node.name, each.uid] > 0]
+        return believed, min((seconds for seconds in left.values() if seconds > 0), default=0.0)
+
+    def _refuse(self, pod: Mapping[str, Any], refused: Refused) -> None:
+        """Tell once."""
+        metadata, known = pod["metadata"], self._refused.setdefault(refused.node, set())
+        if (metadata["uid"], refused.why) in known or len(known) >= MAX_REFUSALS:
+            return
+        known.add((metadata["uid"], refused.why))
+        message = f"node {refused.node} says that it has taken it over, which does not count: {refused.why}"
+        self._log.warn("pod {ns}/{name}: {news}", ns=metadata["namespace"], name=metadata["name"], news=message)
+        self._warn(pod, REFUSED, message)
 
     def _word(self, pod: Mapping[str, Any]) -> tuple[Object | None, int]:
         """The report on this very pod (its UID) from the node it is bound to, and when it last changed."""
@@ -183,6 +244,9 @@ class PodSync:
         if view.report is None:
             status = unready(current)
         else:
+            if view.taker is not None and (foreign := _foreign(view.edge, reported)):
+                why = f"address {foreign} is none of its own; no traffic is led there"
+                self._refuse(pod, Refused(view.edge.name, why))
             status = pod_status(current, with_own_addresses(reported, lambda text: _owns(view.edge, text)))
         metadata = pod["metadata"]
         guards: Object = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}

@@ -6,6 +6,7 @@ what has come of it. Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,17 @@ from edgectl.watch import Object
 from metasync.keys import TAKEN_OVER_AS, TAKEN_OVER_BY, TAKEOVER, TAKEOVER_SITE, WAITING_FOR_SITE
 
 NOT_POSSIBLE = "NotTakenOver"
-TAKEN_OVER, GIVEN_BACK = "TakenOver", "GivenBack"
+TAKEN_OVER, GIVEN_BACK, REFUSED = "TakenOver", "GivenBack", "TakeoverRefused"
 """Reasons of Events at the pod."""
 
 SETTLE_SECONDS = 15.0
 """So long after a link came up, what the node last said before may still be what is in the store."""
+
+CONTRADICTED_SECONDS = 120.0
+"""So long a taker's word counts though the pod's own node is connected, and runs it by its own word: that one may be
+dead, and its link is not known to be for 75 s (``kubebus.session.Timing``)."""
+
+_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 
 _MIRROR_POD = "kubernetes.io/config.mirror"
 """Annotation of what stands in the API for a static pod."""
@@ -118,14 +125,29 @@ class Taker:
     revision: int
 
 
-def takers(pod: Mapping[str, Any], mirror: Mirror, directory: Mapping[str, EdgeNode]) -> list[Taker]:
-    """Who runs the pod, or may have something of it left, beside its own node. Only of its site, only what opts in."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A node's word on a pod that is not its to take over."""
+
+    node: str
+    why: str
+
+
+def takers(
+    pod: Mapping[str, Any], mirror: Mirror, directory: Mapping[str, EdgeNode]
+) -> tuple[list[Taker], list[Refused]]:
+    """Who runs the pod, or may have something of it left, beside its own node; and who says so though it must not.
+
+    Only a node of its site may, only what opts in and can be taken over, and under a UID of its own.
+    """
+    found, refused = [], []
     for node, key in mirror.takeovers.get(pod["metadata"]["uid"], ()):
         taker = _taker(pod, node, key, mirror, directory)
-        if taker is not None and taker.report.get("gone") is not True:
+        if isinstance(taker, Refused):
+            refused.append(taker)
+        elif taker is not None and taker.report.get("gone") is not True:
             found.append(taker)
-    return found
+    return found, refused
 
 
 def stands_in(pod: Mapping[str, Any], node: str, uid: str, mirror: Mirror, directory: Mapping[str, EdgeNode]) -> bool:
@@ -134,25 +156,40 @@ def stands_in(pod: Mapping[str, Any], node: str, uid: str, mirror: Mirror, direc
         return bool(uid == pod["metadata"]["uid"])
     key = (pod["metadata"]["namespace"], pod["metadata"]["name"], uid)
     known = (node, key) in mirror.takeovers.get(pod["metadata"]["uid"], ())
-    return known and _taker(pod, node, key, mirror, directory) is not None
+    return known and isinstance(_taker(pod, node, key, mirror, directory), Taker)
 
 
 def _taker(
     pod: Mapping[str, Any], node: str, key: PodKey, mirror: Mirror, directory: Mapping[str, EdgeNode]
-) -> Taker | None:
-    metadata, owner = pod["metadata"], directory.get(pod["spec"].get("nodeName", ""))
-    edge, reports = directory.get(node), mirror.nodes.get(node)
-    if owner is None or edge is None or reports is None or edge.revoked or edge.name == owner.name:
-        return None
-    if edge.site is None or edge.site != owner.site or key[:2] != (metadata["namespace"], metadata["name"]):
-        return None
-    # Who opts out again is still shown until nothing is left.
-    if key[2] == metadata["uid"] or not (asks_for_takeover(pod) or _annotations(pod).get(TAKEN_OVER_BY) == node):
+) -> Taker | Refused | None:
+    """``None``: of nodes that are not there, or not any more."""
+    owner, edge = directory.get(pod["spec"].get("nodeName", "")), directory.get(node)
+    reports = mirror.nodes.get(node)
+    if owner is None or edge is None or reports is None or edge.revoked:
         return None
     report = reports.pods[key]
-    if (report.get("takenOver") or {}).get("node") != owner.name:
-        return None
-    return Taker(edge, key[2], report, reports.revisions.get(key, 0))
+    why = _not_to_take(pod, owner, edge, key, report)
+    return Refused(node, why) if why else Taker(edge, key[2], report, reports.revisions.get(key, 0))
+
+
+def _not_to_take(
+    pod: Mapping[str, Any], owner: EdgeNode, edge: EdgeNode, key: PodKey, report: Mapping[str, Any]
+) -> str | None:
+    metadata, origin = pod["metadata"], report.get("takenOver")
+    if edge.name == owner.name:
+        return "it is its own"
+    if edge.site is None or edge.site != owner.site:
+        return f"it is not of the site of node {owner.name}"
+    if key[:2] != (metadata["namespace"], metadata["name"]):
+        return "it reports it under another name"
+    if key[2] == metadata["uid"] or not _UID.fullmatch(key[2]):
+        return "it reports it without a UID of its own"
+    if not isinstance(origin, Mapping) or origin.get("node") != owner.name:
+        return f"it says that it has it from another node than {owner.name}"
+    # Who opts out again is still shown until nothing is left.
+    if not asks_for_takeover(pod) and _annotations(pod).get(TAKEN_OVER_BY) != edge.name:
+        return f"the pod has no annotation {TAKEOVER}: {TAKEOVER_SITE}"
+    return obstacle(pod)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +234,11 @@ def shown(
     if TAKEN_OVER_BY in _annotations(pod) and (word is None or not owner.connected):
         return Shown(owner, None, None)  # the owner's last word is from before
     return None if word is None else Shown(owner, None, word)
+
+
+def is_contradicted(owner: EdgeNode, word: Mapping[str, Any] | None, now: float) -> bool:
+    """Whether the pod's own node is there, and says of itself that it runs the pod: nobody else has the lease then."""
+    return owner.connected and now - owner.since >= SETTLE_SECONDS and word is not None and _runs(word)
 
 
 def annotations_for(pod: Mapping[str, Any], view: Shown) -> dict[str, str | None]:

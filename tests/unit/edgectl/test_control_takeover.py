@@ -6,7 +6,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from edgectl.interfaces import EdgeNode
-from edgectl.takeover import SETTLE_SECONDS
+from edgectl.podsync import MAX_REFUSALS
+from edgectl.takeover import CONTRADICTED_SECONDS, SETTLE_SECONDS
 from edgectl.testing_control import Refusal, fake_agent
 from edgectl.watch import Object
 from metasync.keys import TAKEN_OVER_BY, WAITING_FOR_SITE, NodeKeys, SiteKeys, sites_prefix
@@ -529,20 +530,21 @@ class WhoMaySpeakTests(TakeoverCase):
         self.directory.set(member(1, connected=False, since=START))
         self.settle()
 
-    def assertUntouched(self) -> None:
+    def assertUntouched(self, refusals: int) -> None:
+        """It is as it was; whose word does not count is told by so many Events."""
         self.assertEqual((None, "10.192.1.5"), (self.by, self.address))
-        self.assertEqual([], self.reasons())
+        self.assertEqual(["TakeoverRefused"] * refusals, self.reasons())
 
     def test_nobody_of_another_site(self) -> None:
         self.take_over(4)
-        self.assertUntouched()
+        self.assertUntouched(1)
 
     def test_nobody_for_a_pod_that_did_not_opt_in(self) -> None:
         item = self.pod("web")
         self.api.put("pods", {**item, "metadata": {**item["metadata"], "annotations": {}}})
         self.settle()
         self.take_over(2)
-        self.assertUntouched()
+        self.assertUntouched(1)
 
     def test_nobody_for_another_pod_owner_or_uid(self) -> None:
         self.take_over(2, original="uid-of-another")
@@ -553,12 +555,12 @@ class WhoMaySpeakTests(TakeoverCase):
             {"metadata": {}, "status": running("10.192.2.5"), "takenOver": {"uid": "uid-web", "node": "edge1"}},
         )
         self.settle()
-        self.assertUntouched()
+        self.assertUntouched(2)
 
     def test_no_revoked_node(self) -> None:
         self.directory.set(member(2, revoked=True))
         self.take_over(2)
-        self.assertUntouched()
+        self.assertUntouched(0)
 
     def test_rubbish_harms_nothing(self) -> None:
         key = NodeKeys("default", "edge2").reported_pod("default", "web", "copy")
@@ -570,3 +572,111 @@ class WhoMaySpeakTests(TakeoverCase):
         self.settle()
         self.assertEqual("10.192.1.5", self.address)
         self.assertEqual([], self.flushLoggedErrors())
+
+
+class HostileTests(TakeoverCase):
+    """edge1 runs the pod, and is there; other nodes say what is not so."""
+
+    nodes = 4
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.directory.set(member(4, "harbour"))
+        self.api.put("pods", opted())
+        self.start()
+        self.report_pod("web", running("10.192.1.5"))
+        self.settle(SETTLE_SECONDS)
+
+    def refused(self) -> list[str]:
+        return [message for reason, message in self.events() if reason == "TakeoverRefused"]
+
+    def as_it_was(self) -> None:
+        self.assertEqual((None, "10.192.1.5", "True"), (self.by, self.address, self.ready))
+
+    def test_what_no_node_may_take_is_told_once(self) -> None:
+        self.api.put("pods", pod("plain", uid="uid-plain"))
+        self.api.put("pods", opted("disk", uid="uid-disk", volumes=[{"name": "v", "hostPath": {"path": "/data"}}]))
+        self.settle()
+        self.take_over(4)
+        self.assertIn("edge4 says that it has taken it over", self.refused()[0])
+        self.assertIn("not of the site of node edge1", self.refused()[0])
+        for round in range(3):
+            for name in ("plain", "disk"):
+                report = {
+                    "metadata": {"name": name, "namespace": "default", "uid": "copy"},
+                    "status": {**running("10.192.2.5"), "message": str(round)},
+                    "takenOver": {"uid": f"uid-{name}", "node": "edge1"},
+                }
+                self.put(NodeKeys("default", "edge2").reported_pod("default", name, "copy"), report)
+                self.settle()
+        self.assertEqual(3, len(self.refused()))
+        self.assertTrue(any("no annotation kubebus.io/takeover: site" in each for each in self.refused()))
+        self.assertTrue(any("'v' (hostPath) is on its node only" in each for each in self.refused()))
+        for name in ("plain", "disk"):
+            self.assertNotIn(TAKEN_OVER_BY, self.pod(name)["metadata"].get("annotations", {}))
+            self.assertNotIn("podIP", self.pod(name).get("status", {}))
+        self.as_it_was()
+
+    def test_what_is_not_the_pods(self) -> None:
+        """Its own UID, one that is none, another owner, another name."""
+        others: list[tuple[str, Any]] = [("uid-web", {}), ("x" * 65, {}), ("a_b", {}), ("copy", {"node": "edge3"})]
+        for uid, other in others:
+            self.take_over(2, uid, **other)
+            self.as_it_was()
+            self.let_go(2, uid)
+        report = {"metadata": {"name": "else"}, "status": running("10.192.2.5"), "takenOver": {"uid": "uid-web"}}
+        self.put(NodeKeys("default", "edge2").reported_pod("default", "else", "copy"), report)
+        self.settle()
+        self.as_it_was()
+        whys = {each.partition("which does not count: ")[2] for each in self.refused()}
+        own, owner = "it reports it without a UID of its own", "it says that it has it from another node than edge1"
+        self.assertEqual({own, owner}, whys)
+
+    def test_addresses_of_others(self) -> None:
+        """Nobody is led there, neither out of the network nor to another node."""
+        self.directory.set(member(1, connected=False, since=self.clock.seconds()))
+        for address in ("8.8.8.8", "10.192.3.9"):
+            self.take_over(2, status={**running(address), "podIPs": [{"ip": address}]})
+            self.assertEqual(("edge2", None), (self.by, self.address))
+            self.assertTrue(any(f"address {address} is none of its own" in each for each in self.refused()))
+        self.take_over(2)
+        self.assertEqual(("edge2", "10.192.2.5"), (self.by, self.address))
+
+    def test_its_own_node_runs_it_all_the_time(self) -> None:
+        """So another one that says it does, and is of the site, is not believed for long."""
+        self.take_over(2)
+        self.settle(CONTRADICTED_SECONDS / 2)
+        self.assertEqual(("edge2", []), (self.by, self.refused()))
+        self.settle(CONTRADICTED_SECONDS / 2 + 2)
+        self.as_it_was()
+        (why,) = self.refused()
+        self.assertIn("node edge1, to which it is bound, is connected and runs it", why)
+        # Saying it again changes nothing.
+        self.take_over(2, status=running("10.192.2.6"))
+        self.settle(5)
+        self.as_it_was()
+        self.assertEqual(1, len(self.refused()))
+        # When the pod's own node dies the other's word counts: it may be true.
+        self.directory.set(member(1, connected=False, since=self.clock.seconds()))
+        self.settle()
+        self.assertEqual("edge2", self.by)
+
+    def test_a_dead_node_whose_link_is_not_known_to_be(self) -> None:
+        """It is connected and runs the pod, as far as anybody knows; whoever took it over is shown meanwhile."""
+        self.take_over(2)
+        self.settle(80)
+        self.assertEqual("edge2", self.by)
+        self.directory.set(member(1, connected=False, since=self.clock.seconds()))
+        self.settle(CONTRADICTED_SECONDS)
+        self.assertEqual(("edge2", "10.192.2.5", []), (self.by, self.address, self.refused()))
+
+    def test_events_are_bounded(self) -> None:
+        told: list[str] = []
+        self.patch(self.controller._pod_sync, "_warn", lambda pod, reason, message: told.append(reason))
+        for number in range(MAX_REFUSALS + 20):
+            self.take_over(2, "copy", node=f"other{number}", original="uid-web")
+            self.api.put("pods", opted(f"web{number}", uid=f"uid-{number}"))
+            report = {"status": {}, "takenOver": {"uid": f"uid-{number}", "node": "edge3"}}
+            self.put(NodeKeys("default", "edge2").reported_pod("default", f"web{number}", "copy"), report)
+        self.settle(5)
+        self.assertEqual(MAX_REFUSALS, len(told))
