@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -60,19 +61,28 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta, now: float | None
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(NOT_BEFORE)
-        .not_valid_after(datetime.datetime.now(datetime.UTC) + life)
+        .not_valid_after(_date(now) + life)
     )
 
 
-def make_ca(common_name: str) -> KeyPair:
-    """A new certificate authority."""
+def _date(now: float | None) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(time.time() if now is None else now, datetime.UTC)
+
+
+def make_ca(common_name: str, now: float | None = None) -> KeyPair:
+    """A new certificate authority.
+
+    :param now: UNIX seconds, here and below; ``None``: by the machine's clock.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(common_name)
     usage = x509.KeyUsage(
@@ -87,7 +97,7 @@ def make_ca(common_name: str) -> KeyPair:
         decipher_only=False,
     )
     certificate = (
-        _builder(name, key, CA_LIFE)
+        _builder(name, key, CA_LIFE, now)
         .issuer_name(name)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
@@ -98,7 +108,14 @@ def make_ca(common_name: str) -> KeyPair:
 
 
 def issue(
-    ca: KeyPair, common_name: str, *, groups: Sequence[str] = (), hosts: Sequence[str] = (), server: bool = False
+    ca: KeyPair,
+    common_name: str,
+    *,
+    groups: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+    server: bool = False,
+    life: datetime.timedelta = LEAF_LIFE,
+    now: float | None = None,
 ) -> KeyPair:
     """A certificate signed by ``ca``: for a server named ``hosts`` (names and addresses), else for a client."""
     ca_key = load_pem_private_key(ca.key, None)
@@ -106,7 +123,7 @@ def issue(
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
-        _builder(_name(common_name, groups), key, LEAF_LIFE)
+        _builder(_name(common_name, groups), key, life, now)
         .issuer_name(ca.x509().subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -137,30 +154,30 @@ class ApiPki:
     admin: KeyPair
 
     @classmethod
-    def load_or_create(cls, directory: Path, hosts: Sequence[str]) -> ApiPki:
-        """What stands in ``directory``, made where it is missing.
+    def load_or_create(cls, directory: Path, hosts: Sequence[str], now: float | None = None) -> ApiPki:
+        """What stands in ``directory``, made where it is missing, ends soon or serves too few names.
 
         :param hosts: all names and addresses by which clients may call the server.
         :raises OSError: if the directory cannot be read or written.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ca = _load(directory, "ca") or _save(directory, "ca", make_ca(API_CA))
+        ca = _load(directory, "ca") or _save(directory, "ca", make_ca(API_CA, now))
         server = _load(directory, "server")
-        if server is None or not _serves(server, hosts):
-            server = _save(directory, "server", issue(ca, "kubebus-api", hosts=hosts, server=True))
+        if server is None or not _serves(server, hosts, now):
+            server = _save(directory, "server", issue(ca, "kubebus-api", hosts=hosts, server=True, now=now))
         admin = _load(directory, "admin")
-        if admin is None or _ends_soon(admin):
-            admin = _save(directory, "admin", issue(ca, "kubernetes-admin", groups=[MASTERS]))
+        if admin is None or _ends_soon(admin, now):
+            admin = _save(directory, "admin", issue(ca, "kubernetes-admin", groups=[MASTERS], now=now))
         return cls(ca, server, admin)
 
 
-def _ends_soon(pair: KeyPair) -> bool:
-    return pair.x509().not_valid_after_utc < datetime.datetime.now(datetime.UTC) + RENEW_BEFORE
+def _ends_soon(pair: KeyPair, now: float | None) -> bool:
+    return pair.x509().not_valid_after_utc < _date(now) + RENEW_BEFORE
 
 
-def _serves(pair: KeyPair, hosts: Sequence[str]) -> bool:
+def _serves(pair: KeyPair, hosts: Sequence[str], now: float | None) -> bool:
     names = pair.x509().extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return all(_general_name(one) in names for one in hosts) and not _ends_soon(pair)
+    return all(_general_name(one) in names for one in hosts) and not _ends_soon(pair, now)
 
 
 def _load(directory: Path, name: str) -> KeyPair | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from random import Random
 from typing import Any
@@ -13,11 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IOpenSSLContextFactory, IStreamServerEndpoint
 from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from edgectl.apiserver.accounts import AccountTokens, SigningKey
 from edgectl.apiserver.cache import WatchCache
@@ -83,6 +84,20 @@ def tls_options(tls: ServingTLS) -> CertificateOptions:
     return options
 
 
+@implementer(IOpenSSLContextFactory)
+class ServingContext:
+    """A context factory: connections that begin get what is to be served by then, those that are up keep theirs."""
+
+    def __init__(self, tls: ServingTLS) -> None:
+        self.change(tls)
+
+    def change(self, tls: ServingTLS) -> None:
+        self._options = tls_options(tls)
+
+    def getContext(self) -> Any:
+        return self._options.getContext()
+
+
 def _twisted(certificate: x509.Certificate) -> Certificate:
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -124,6 +139,7 @@ class EmbeddedControlPlane(Service):
         self._reachable, self._reachable_port = reachable, reachable_port
         self._endpoint = endpoint
         self._tls = tls
+        self._context = ServingContext(tls)
         self.objects = ObjectStore(store, network)
         self.cache = WatchCache(reactor, self.objects)
         self.api = Api(reactor, self.objects, self.cache, service_cidr)
@@ -146,10 +162,15 @@ class EmbeddedControlPlane(Service):
             await self._ensure_namespace(name)
         self._working = self._work()
         self._working.startService()
-        factory = TLSMemoryBIOFactory(tls_options(self._tls), False, self.site, self._reactor)
+        factory = TLSMemoryBIOFactory(self._context, False, self.site, self._reactor)
         self._port = await self._endpoint.listen(factory)
         self.log.info("the embedded Kubernetes API listens on {address}", address=self._port.getHost())
         return self._port
+
+    def serve(self, certificate: bytes, key: bytes) -> None:
+        """Show another certificate to whoever connects from now on."""
+        self._tls = replace(self._tls, certificate=certificate, key=key)
+        self._context.change(self._tls)
 
     def _work(self) -> Service:
         """Scheduler and controllers, at once or once this one leads."""

@@ -133,18 +133,19 @@ class Kubernetes:
         from edgectl.apiserver.clusterips import DEFAULT_CIDR
         from edgectl.apiserver.identity import MASTERS
         from edgectl.apiserver.kubeconfig import write_kubeconfig
-        from edgectl.apiserver.pki import IN_CLUSTER_NAMES, ApiPki, issue
+        from edgectl.apiserver.pki import CA_LIFE, IN_CLUSTER_NAMES, ApiPki, KeyPair, issue
+        from edgectl.apiserver.renewal import PkiRenewal
         from edgectl.apiserver.service import EmbeddedControlPlane, ServingTLS
 
         daemon, options = self._daemon, self._options
         address, port = str(options["api-address"]), options["api-port"]
         local = "127.0.0.1" if ip_address(address).is_unspecified else address
         public = self._public if local != address else address
-        names = (local, "localhost", public, *self._addresses, *IN_CLUSTER_NAMES, str(DEFAULT_CIDR[1]))
-        folder = self._state / "kubernetes-pki"
+        wanted = (local, "localhost", public, *self._addresses, *IN_CLUSTER_NAMES, str(DEFAULT_CIDR[1]))
+        names, folder = list(dict.fromkeys(wanted)), self._state / "kubernetes-pki"
         if self._store_is_shared:
             await self._shared.bring("kubernetes", folder / "ca", _new_api_ca)
-        pki = ApiPki.load_or_create(folder, list(dict.fromkeys(names)))
+        pki = ApiPki.load_or_create(folder, names)
         tls = ServingTLS(pki.server.certificate, pki.server.key, pki.ca.certificate)
         plane = EmbeddedControlPlane(
             daemon.reactor,
@@ -160,9 +161,18 @@ class Kubernetes:
         daemon.at_stop(plane.stopService)
         await plane.begin()
         path = options["kubeconfig-out"]
-        write_kubeconfig(path, f"https://{HostPort(public, port)}", pki.ca.certificate, client=pki.admin)
+
+        def tell_admin(admin: KeyPair) -> None:
+            write_kubeconfig(path, f"https://{HostPort(public, port)}", pki.ca.certificate, client=admin)
+
+        def serve(server: KeyPair) -> None:
+            plane.serve(server.certificate, server.key)
+
+        tell_admin(pki.admin)
+        daemon.add(PkiRenewal(daemon.reactor, folder, names, pki, time.time, serve, tell_admin))
         daemon.log.info("The embedded Kubernetes API is up: kubectl --kubeconfig {path}", path=str(path))
-        controller = issue(pki.ca, "kubebus-edge-controller", groups=[MASTERS])
+        # It is in this process's memory only, and need not be renewed while that lives.
+        controller = issue(pki.ca, "kubebus-edge-controller", groups=[MASTERS], life=CA_LIFE)
         server = f"https://{HostPort(local, port)}"
         return ClusterConfig(server, pki.ca.certificate, controller.certificate, controller.key)
 
