@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -108,18 +109,29 @@ class InstallTests(SharedWorld, SynchronousTestCase):
         mounts = {each["name"]: each["mountPath"] for each in router["volumeMounts"]}
         self.assertEqual(places.keys(), mounts.keys())
         binds = [f"{places[name]}:{path}" for name, path in mounts.items() if name != "tun"]
-        # A machine that is a container itself cannot give all rights away; it gives those that are used. What a
-        # privileged container could set beside them, every node of a cluster has set already.
-        self.assertTrue(router["securityContext"]["privileged"])
-        self.net.eip.forward()
+        # A machine that is a container itself cannot run privileged ones: the first container's program runs outside.
+        (forwarding,) = spec["initContainers"]
+        self.assertEqual(({"privileged": True}, TAG), (forwarding["securityContext"], forwarding["image"]))
+        self.net.eip.run(
+            ["sh", "-c", "echo 0 | tee /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"]
+        )
+        self.net.eip.run([sys.executable, *forwarding["command"][1:]])
+        self.assertEqual(
+            {"allowPrivilegeEscalation": False, "capabilities": {"add": ["NET_ADMIN"]}}, router["securityContext"]
+        )
         container = self.container(
             router["command"],
-            cap_add=["NET_ADMIN"],
+            cap_add=router["securityContext"]["capabilities"]["add"],
+            security_opt=["no-new-privileges"],
             devices=[f"{places['tun']}:{mounts['tun']}:rwm"],
             binds=[*binds, f"{self.service_account()}:{SERVICE_ACCOUNT}:ro"],
         )
         wait_until(lambda: "edge controller is up" in self.logs(container), 60, "the controller to be up")
-        code, told = self.execute(container, *router["readinessProbe"]["exec"]["command"])
+        with closing(self.engine.client()) as client:
+            self.assertFalse(client.api.inspect_container(container)["HostConfig"]["Privileged"])
+        probes = [router[kind]["exec"]["command"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")]
+        self.assertEqual(1, len({tuple(probe) for probe in probes}))
+        code, told = self.execute(container, *probes[0])
         self.assertEqual(0, code, told)
         self.assertIn("10.250.0.1/", self.net.eip.run(["ip", "-4", "address", "show", "kb0"]).stdout)
         self.assertIn("dport 10250", self.net.eip.run(["nft", "list", "ruleset"]).stdout)
