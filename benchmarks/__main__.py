@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.congestion import permitted, preset
+from benchmarks.congestion import offered, permitted, preset
 from benchmarks.parts import PARTS
 from benchmarks.plot import svg
 from benchmarks.runner import run
@@ -29,9 +29,11 @@ def main() -> int:
             return 1
         Hub.congestion = options.congestion
         conditions = {"quick": options.quick, "rounds": options.rounds, "congestion": options.congestion}
-        with permitted(options.congestion):
+        parts = [PARTS[name]() for name in dict.fromkeys(options.parts or PARTS)]
+        needed = {part.congestion for part in parts if part.congestion is not None} & set(offered())
+        with permitted({options.congestion, *needed}):
             results = run(
-                [PARTS[name]() for name in dict.fromkeys(options.parts or PARTS)],
+                parts,
                 options.only,
                 options.rounds,
                 options.quick,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,25 +16,30 @@ def preset(settings: Path = _SETTINGS) -> str:
     return (settings / "tcp_congestion_control").read_text().strip()
 
 
+def offered(settings: Path = _SETTINGS) -> list[str]:
+    """What the kernel has."""
+    return (settings / "tcp_available_congestion_control").read_text().split()
+
+
 @contextmanager
-def permitted(name: str, settings: Path = _SETTINGS) -> Iterator[None]:
-    """Let namespaces have ``name`` as their default within the ``with`` statement.
+def permitted(names: Collection[str], settings: Path = _SETTINGS) -> Iterator[None]:
+    """Let namespaces have each of ``names`` as their default within the ``with`` statement.
 
     Linux lets them choose among those only that the machine's own setting permits to everybody; that is extended, and
     put back at the end.
 
-    :raises LabError: if the kernel does not have it.
+    :raises LabError: if the kernel does not have one of them.
     """
-    available = (settings / "tcp_available_congestion_control").read_text().split()
-    if name not in available:
-        raise LabError(f"this kernel has no congestion control {name!r}; it has {', '.join(available)}")
+    for name in names:
+        if name not in offered(settings):
+            raise LabError(f"this kernel has no congestion control {name!r}; it has {', '.join(offered(settings))}")
     allowed = settings / "tcp_allowed_congestion_control"
     before = allowed.read_text()
-    if name in before.split():
-        yield
-        return
-    allowed.write_text(f"{before.strip()} {name}\n")
+    more = sorted(set(names) - set(before.split()))
+    if more:
+        allowed.write_text(" ".join([*before.split(), *more]) + "\n")
     try:
         yield
     finally:
-        allowed.write_text(before)
+        if more:
+            allowed.write_text(before)

@@ -28,7 +28,8 @@ def table(results: Results) -> str:
     for metric in METRICS:
         medians = dict(results.medians(metric.key))
         if medians and not metric.key.startswith("profile_"):
-            ours = medians.get(OURS)
+            # Of what is a ratio already there is no other.
+            ours = None if metric.unit in ("ratio", "%") else medians.get(OURS)
             rows.append([metric.title, metric.unit, *(_cell(medians.get(each), each, ours) for each in subjects)])
     return _aligned(rows) if len(rows) > 1 else "nothing was measured"
 

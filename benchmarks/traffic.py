@@ -125,6 +125,15 @@ def iperf_in_background(
         yield running.result
 
 
+def device_bytes(namespace: Namespace, device: str) -> int:
+    """Bytes that a network device has received so far."""
+    for line in namespace.run(["cat", "/proc/net/dev"]).stdout.splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == device:
+            return int(counters.split()[0])
+    raise LabError(f"there is no device {device} in {namespace}")
+
+
 def middle(values: Sequence[float]) -> float:
     """The median.
 

@@ -27,14 +27,17 @@ class Hub:
 
     congestion: ClassVar[str | None] = None
 
-    def __init__(self, edges: int = 2, path: PathSpec | None = None) -> None:
-        """:param path: a bad path between each edge and the hub, made by a packet relay; a plain cable without it."""
+    def __init__(self, edges: int = 2, path: PathSpec | None = None, congestion: str | None = None) -> None:
+        """
+        :param path: a bad path between each edge and the hub, made by a packet relay; a plain cable without it.
+        :param congestion: another than :attr:`congestion`, which must be permitted.
+        """
         self.namespace = Namespace("hub")
         self.edges = [Namespace(f"e{number}") for number in range(1, edges + 1)]
         self.relays: list[RelayLink] = []
-        if self.congestion is not None:
+        if wanted := congestion or self.congestion:
             for namespace in (self.namespace, *self.edges):
-                namespace.sysctl("net/ipv4/tcp_congestion_control", self.congestion)
+                namespace.sysctl("net/ipv4/tcp_congestion_control", wanted)
         self.namespace.forward()
         for number, edge in enumerate(self.edges, 1):
             if path is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.parts.badlink import BadLink, SlowLink
+from benchmarks.parts.badlink import BadLink, BadLinkCubic, SlowLink
 from benchmarks.parts.base import Part
 from benchmarks.parts.families import Families
 from benchmarks.parts.footprint import Footprint
@@ -14,7 +14,7 @@ from benchmarks.parts.stopped import Stopped
 from benchmarks.parts.throughput import Throughput
 
 _ALL: tuple[type[Part], ...] = (
-    Throughput, Packets, Families, Profile, Processes, Stopped, BadLink, SlowLink, Peers, Footprint,
+    Throughput, Packets, Families, Profile, Processes, Stopped, BadLink, BadLinkCubic, SlowLink, Peers, Footprint,
 )  # fmt: skip
 PARTS: dict[str, type[Part]] = {part.name: part for part in _ALL}
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from benchmarks.catalogue import OPENVPN, OPENVPN_TCP, OURS, RAW, WIREGUARD
+from benchmarks.congestion import offered
 from benchmarks.parts.base import TunnelPart
 from benchmarks.parts.throughput import loaded
 from benchmarks.path import PathSpec
-from benchmarks.traffic import IperfServer, Replies, iperf, middle, ping
+from benchmarks.traffic import IperfServer, Replies, device_bytes, iperf, iperf_in_background, middle, ping
 from benchmarks.tunnels import Tunnel
+from benchmarks.world import Hub
 
 # Each tunnel crosses two relayed paths, edge to hub and hub to edge, and both ways of each: so each takes a quarter of
 # the round-trip time, and half of the loss.
@@ -29,21 +31,26 @@ class _RelayedPart(TunnelPart):
         """The path as packets find it: round trip, what one direction loses, and what comes through at most."""
         assert self.path is not None and self.path.rate is not None
         (one, two), address = tunnel.hub.edges[:2], tunnel.address(2)
+        # The header of an IPv4 packet with UDP takes 28 bytes.
         size, rate = 200, self.path.rate
-        # Half of the rate: what is lost then is lost by chance. Then a half more than there is. A server each: one that
-        # was sent too much does not know for some seconds that it is over.
-        reports = []
-        for port, share, seconds in ((5211, 0.5, 4 if quick else 12), (5212, 1.5, 4 if quick else 8)):
-            with IperfServer(two, port):
-                # The header of an IPv4 packet with UDP takes 28 bytes.
-                udp = ("-u", "-l", str(size - 28), "-b", f"{share * rate * (size - 28) / size:.0f}")
-                # Not the first seconds, in which the path only fills.
-                reports.append(iperf(one, address, seconds, *udp, "-O", "3", port=port))
-        lost, got = (report["end"]["sum"] for report in reports)
+        udp = ("-u", "-l", str(size - 28), "-b")
+        seconds = 4.0 if quick else 12.0
+        # At half of the rate what is lost is lost by chance.
+        with IperfServer(two, 5211):
+            half = iperf(one, address, seconds, *udp, f"{rate / 2 * (size - 28) / size:.0f}", port=5211)
+        # A server of its own: one that was sent too much does not know for some seconds that it is over.
+        much = f"{rate * 1.5 * (size - 28) / size:.0f}"
+        with IperfServer(two, 5212), iperf_in_background(one, address, seconds + 6, *udp, much, port=5212) as report:
+            # First the path has to fill.
+            time.sleep(4)
+            before, began = device_bytes(two, "up0"), time.monotonic()
+            time.sleep(seconds)
+            came = (device_bytes(two, "up0") - before) / (time.monotonic() - began)
+            report()
         return {
             f"{self.prefix}_relay_rtt": middle(ping(one, address, 20, 0.1)),
-            f"{self.prefix}_relay_loss": lost["lost_percent"],
-            f"{self.prefix}_relay_rate": (got["packets"] - got["lost_packets"]) * size * 8 / got["seconds"] / 1e6,
+            f"{self.prefix}_relay_loss": half["end"]["sum"]["lost_percent"],
+            f"{self.prefix}_relay_rate": came * 8 / 1e6,
         }
 
 
@@ -59,7 +66,10 @@ class BadLink(_RelayedPart):
         values = self.relay(tunnel, quick) if tunnel.name == RAW else {}
         with IperfServer(tunnel.hub.edges[1]):
             goodput, delay = loaded(tunnel, 8 if quick else 12, streams=4, settle=3)
-        return {"bad_goodput": goodput, "bad_ping": delay, "stall_recovery": self._stall(tunnel, 5), **values}
+        return {f"{self.prefix}_goodput": goodput, f"{self.prefix}_ping": delay, **values, **self.more(tunnel)}
+
+    def more(self, tunnel: Tunnel) -> Mapping[str, float]:
+        return {"stall_recovery": self._stall(tunnel, 5)}
 
     @staticmethod
     def _stall(tunnel: Tunnel, seconds: float) -> float:
@@ -69,6 +79,28 @@ class BadLink(_RelayedPart):
             end = time.time() + seconds
             time.sleep(seconds + 5)
         return replies.first_after(end)
+
+
+class BadLinkCubic(BadLink):
+    """The same where kernels have their own default. OpenVPN over TCP lives by the kernel's congestion control, as do
+    the streams inside all tunnels; a tunnel that chooses for itself does not."""
+
+    name = "bad-link-cubic"
+    what = "the bad link where the kernels' congestion control is CUBIC, Linux's default"
+    subjects = (OURS, OPENVPN, OPENVPN_TCP)
+    seconds = (27, 23)
+    congestion = "cubic"
+    prefix = "bad_cubic"
+
+    def missing(self, subject: str) -> str | None:
+        if Hub.congestion == self.congestion:
+            return "bad-link measures it already"
+        if self.congestion not in offered():
+            return f"this kernel has no {self.congestion}"
+        return super().missing(subject)
+
+    def more(self, tunnel: Tunnel) -> Mapping[str, float]:
+        return {}
 
 
 class SlowLink(_RelayedPart):

@@ -18,6 +18,7 @@ class Part(ABC):
 
     :cvar subjects: whom it can be taken of.
     :cvar rounds: how often at most; ``None``: as often as asked.
+    :cvar congestion: TCP's congestion control in its namespaces; ``None`` for that of the run.
     :cvar seconds: that one subject takes in one round, and with ``--quick``, on a machine of two cores.
     """
 
@@ -26,6 +27,7 @@ class Part(ABC):
     subjects: ClassVar[tuple[str, ...]]
     rounds: ClassVar[int | None] = None
     seconds: ClassVar[tuple[float, float]] = (30, 15)
+    congestion: ClassVar[str | None] = None
 
     def missing(self, subject: str) -> str | None:
         """Why ``subject`` cannot be measured here."""
@@ -58,7 +60,7 @@ class TunnelPart(Part):
         return super().missing(subject) or missing("iperf3", "ping")
 
     def measure(self, subject: str, quick: bool) -> Mapping[str, float]:
-        with Hub(self.edges, self.path) as hub, self.tunnel(subject, hub) as tunnel:
+        with Hub(self.edges, self.path, self.congestion) as hub, self.tunnel(subject, hub) as tunnel:
             return self.take(tunnel, quick)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,7 +20,6 @@ from tests.lab.kubernetes import Kubectl
 from tests.lab.waiting import wait_until
 
 _DAY = 86400
-_ETHERNET = 14
 
 _POD = """
 ---
@@ -80,19 +80,21 @@ def _idle(tunnel: Kubebus, engine: Engine, seconds: float) -> Mapping[str, float
     edge, lean = (process.pid for process in tunnel.edge_processes)
     pids = {"edge": edge, "lean": lean, "router": tunnel.hub_process.pid}
     pids |= {"dockerd": engine.dockerd.pid, "containerd": engine.containerd.pid}
-    links = {"link_bytes": edge, "lean_link_bytes": lean}
+    counters = _Counters(tunnel.hub)
 
     woken = {name: wakeups(pid) for name, pid in pids.items()}
     cpu, began = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
-    traffic: dict[str, list[tuple[float, float]]] = {name: [] for name in links}
+    traffic: list[tuple[float, list[float]]] = []
     while time.monotonic() < began + seconds:
-        for name, pid in links.items():
-            traffic[name].append((time.monotonic(), _ip_bytes(pid)))
-        time.sleep(0.5)
+        traffic.append((time.monotonic(), counters.bytes()))
+        time.sleep(1)
     elapsed = time.monotonic() - began
     busy = {name: (cpu_seconds(pid) - cpu[name]) / elapsed for name, pid in pids.items()}
     rates = {name: (wakeups(pid) - woken[name]) / elapsed for name, pid in pids.items()}
-    values = {name: burst_rate(samples) * _DAY / 1e6 for name, samples in traffic.items()}
+    values = {
+        name: burst_rate([(moment, links[at]) for moment, links in traffic]) * _DAY / 1e6
+        for at, name in enumerate(("link_bytes", "lean_link_bytes"))
+    }
 
     values |= {f"{name}_rss": rss(pid) / 1e6 for name, pid in pids.items()}
     values |= {f"{name}_pss": pss(pid) / 1e6 for name, pid in pids.items()}
@@ -103,10 +105,25 @@ def _idle(tunnel: Kubebus, engine: Engine, seconds: float) -> Mapping[str, float
     return values
 
 
-def _ip_bytes(pid: int) -> int:
-    """Bytes of IP packets that crossed the cable of a process's namespace so far, both ways."""
-    lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
-    (line,) = [line for line in lines if line.split(":")[0].strip() == "up0"]
-    fields = line.partition(":")[2].split()
-    received, received_packets, sent, sent_packets = (int(fields[at]) for at in (0, 1, 8, 9))
-    return received + sent - _ETHERNET * (received_packets + sent_packets)
+class _Counters:
+    """Bytes of the IP packets on the cables of a hub, both ways, by the number of the edge; without what the kernels
+    say about themselves (neighbours, routers)."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._namespace = hub.namespace
+        self._edges = range(1, len(hub.edges) + 1)
+        names = "".join(f"counter edge{number} {{ }}\n" for number in self._edges)
+        ways = (("in", "prerouting", "iifname"), ("out", "postrouting", "oifname"))
+        chains = "".join(
+            f"chain {way} {{\ntype filter hook {hook} priority 0\n"
+            + "".join(f"{match} u{each} meta l4proto != ipv6-icmp counter name edge{each}\n" for each in self._edges)
+            + "}\n"
+            for way, hook, match in ways
+        )
+        self._namespace.nft(f"table inet idle {{\n{names}{chains}}}\n")
+
+    def bytes(self) -> list[float]:
+        """So far, of each edge in turn."""
+        listed = json.loads(self._namespace.run(["nft", "-j", "list", "counters", "table", "inet", "idle"]).stdout)
+        counters = {each["counter"]["name"]: each["counter"] for each in listed["nftables"] if "counter" in each}
+        return [float(counters[f"edge{number}"]["bytes"]) for number in self._edges]
