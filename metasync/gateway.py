@@ -13,22 +13,19 @@ needed (``Authorization: TOKEN``, as with etcd), and it reaches what belongs to 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection
-from time import monotonic
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
-from zope.interface import implementer
 
-from metasync.feeds import spawn
 from metasync.gateway_json import Fields, InvalidRequest, Translator
-from metasync.gateway_txn import Branch, Parser, Transaction, put_step
+from metasync.gateway_site import MAX_BODY, GatewaySite, token_of
+from metasync.gateway_txn import Branch, Parser, Transaction, deletions, put_step
+from metasync.gateway_watch import Watcher, header
 from metasync.interfaces import (
     Compacted,
     FutureRevision,
@@ -39,22 +36,19 @@ from metasync.interfaces import (
     StoreError,
     StoreUnavailable,
     TxnTooLarge,
-    Watch,
 )
-from metasync.model import DeleteResult, Event, EventType, KeyRange, KeyValue, WatchBatch
+from metasync.model import Delete, DeleteResult, KeyRange
 from metasync.stamping import DataKeys
 from metasync.tokens import NamespaceTokens
 
-MAX_BODY = 2 << 20
-"""Of a request: a little more than etcd's largest one."""
+MAX_WATCHES = 400
+MAX_WATCHES_EACH = 100
+"""Of all callers together, and of one namespace (or of all callers of a whole scope)."""
 
-MAX_WATCHES = 1000
 MAX_BODIES = 1000
-PROGRESS_SECONDS = 600.0
-"""So often a watch that asked for it (``progress_notify``) hears how far a store is that others write: etcd's own."""
+MAX_DELETED = 10_000
+"""Keys that one deletion may have: more would be too much at once for the other end of the sync."""
 
-_MAX_WAITING = 1000
-_FILTERS = {"NOPUT": EventType.PUT, "NODELETE": EventType.DELETE}
 _VERSIONS = (b"v3", b"v3beta", b"v3alpha")
 _log = Logger()
 
@@ -74,6 +68,14 @@ def gateway_resource(
     return _Gateway(store, network, tokens, scopes, trusted)
 
 
+def gateway_site(
+    store: Store, network: str, tokens: NamespaceTokens, *, scopes: Callable[[], Collection[str]], trusted: bool = False
+) -> GatewaySite:
+    """The site of :func:`gateway_resource`, which bounds what callers may send before they are known."""
+    gateway = _Gateway(store, network, tokens, scopes, trusted)
+    return GatewaySite(gateway, gateway.knows)
+
+
 class _Gateway(Resource):
     isLeaf = True
 
@@ -91,7 +93,7 @@ class _Gateway(Resource):
         self._tokens = tokens
         self._scopes = scopes
         self._trusted = trusted
-        self._watching = 0
+        self.watchers: dict[Watcher, bytes] = {}
 
     def render_POST(self, request: Request) -> int:
         gone: list[object] = []
@@ -143,11 +145,18 @@ class _Gateway(Resource):
             raise Refused(f"this node has no scope {scope!r}; it has {', '.join(sorted(self._scopes()))}")
         return scope, b"/".join(path[1:])
 
+    def knows(self, token: bytes | None) -> bool:
+        """Whether who sends that ``Authorization`` header may call."""
+        return (token is None and self._trusted) or self._namespace(token) is not None
+
+    def _namespace(self, token: bytes | None) -> str | None:
+        return self._tokens.namespace_of((token or b"").decode("ascii", "replace").removeprefix("Bearer ").strip())
+
     def _translator(self, request: Request, scope: str) -> Translator:
-        token = request.getHeader("authorization")
+        token = token_of(request)
         if token is None and self._trusted:
             return Translator(self._data + f"{scope}/".encode(), reserved=True)
-        namespace = self._tokens.namespace_of((token or "").removeprefix("Bearer ").strip())
+        namespace = self._namespace(token)
         if namespace is None:
             raise Refused("etcdserver: invalid auth token")
         return Translator(self._data + f"{scope}/{namespace}/".encode(), self._tokens.mask(namespace))
@@ -173,13 +182,23 @@ class _Gateway(Resource):
         return revision, answer
 
     async def _delete(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
-        done = await self._store.txn((), [translator.delete(fields)])
+        deletion = translator.delete(fields)
+        await self._check_deletions([deletion])
+        done = await self._store.txn((), [deletion])
         (result,) = done.results
         assert isinstance(result, DeleteResult)
         return done.revision, translator.result(result, fields)
 
     async def _txn(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
-        return await Transaction(self._store, translator, Parser(translator).branch(fields)).run()
+        branch = Parser(translator).branch(fields)
+        await self._check_deletions(deletions(branch))
+        return await Transaction(self._store, translator, branch).run()
+
+    async def _check_deletions(self, wanted: Sequence[Delete]) -> None:
+        ranges = [each.keys for each in wanted if each.keys.end is not None]
+        count = sum([(await self._store.range(keys, limit=1, keys_only=True)).count for keys in ranges])
+        if count > MAX_DELETED:
+            raise TxnTooLarge(f"{count} keys; at most {MAX_DELETED} can be deleted at once")
 
     async def _grant(self, translator: Translator, fields: Fields) -> tuple[int, dict[str, Any]]:
         granted = await self._store.lease_grant(fields.number("TTL"), translator.lease(fields.number("ID")))
@@ -192,7 +211,7 @@ class _Gateway(Resource):
         try:
             found = await self._store.lease_time_to_live(translator.lease(fields.number("ID")))
         except LeaseNotFound:
-            revision = (await self._store.range(KeyRange.single(b"\0"), limit=1)).revision
+            revision = (await self._store.range(KeyRange.single(translator.prefix), limit=1)).revision
             return revision, {"ID": str(fields.number("ID")), "TTL": "-1"}
         return found.revision, translator.time_to_live(found, fields.flag("keys"))
 
@@ -204,7 +223,7 @@ class _Gateway(Resource):
                 kept = await self._store.lease_keep_alive(translator.lease(number))
                 revision, answer = kept.revision, translator.granted(kept)
             except LeaseNotFound:  # as etcd: no error, but no time
-                revision = (await self._store.range(KeyRange.single(b"\0"), limit=1)).revision
+                revision = (await self._store.range(KeyRange.single(translator.prefix), limit=1)).revision
                 answer = {"ID": str(number)} if number else {}
             if gone:
                 return
@@ -214,117 +233,20 @@ class _Gateway(Resource):
         request.finish()
 
     def _watch(self, request: Request, translator: Translator, fields: Fields) -> None:
-        create = Fields(fields.raw("create_request"))
-        if self._watching >= MAX_WATCHES:
-            raise StoreUnavailable(f"there are {MAX_WATCHES} watches already")
-        self._watching += 1
-        watcher = _Watcher(request, translator, self._store, create)
+        if fields.raw("create_request") is None:
+            raise InvalidRequest("a watch begins with a create_request")
+        caller = translator.prefix
+        mine = sum(each == caller for each in self.watchers.values())
+        if len(self.watchers) >= MAX_WATCHES or mine >= MAX_WATCHES_EACH:
+            raise StoreUnavailable(f"there are {len(self.watchers)} watches already, {mine} of them yours")
+        watcher = Watcher(request, translator, self._store, Fields(fields.raw("create_request")))
+        self.watchers[watcher] = caller
         request.notifyFinish().addBoth(lambda _: self._ended(watcher))
-        watcher.start(translator.keys(create), create.number("start_revision"))
+        watcher.start()
 
-    def _ended(self, watcher: _Watcher) -> None:
-        self._watching -= 1
+    def _ended(self, watcher: Watcher) -> None:
+        del self.watchers[watcher]
         watcher.stop()
-
-
-@implementer(IPushProducer)
-class _Watcher:
-    """One watch, as lines of JSON. A client that does not read is hung up on, for it would fill our memory."""
-
-    def __init__(self, request: Request, translator: Translator, store: Store, create: Fields) -> None:
-        self._request = request
-        self._translator = translator
-        self._store = store
-        self._without = {_FILTERS[name] for name in create.choices("filters", list(_FILTERS))}
-        self._previous = create.flag("prev_kv")
-        self._tells = create.flag("progress_notify")
-        self._told_at = monotonic()
-        self._waiting: deque[WatchBatch] = deque()
-        self._working = False
-        self._watch: Watch | None = None
-        self._over = False
-
-    def start(self, keys: KeyRange, revision: int) -> None:
-        self._request.setHeader(b"content-type", b"application/json")
-        self._request.registerProducer(self, True)
-        self._line({"header": header(0), "created": True})
-        self._watch = self._store.watch(keys, revision, self)
-
-    def batch(self, batch: WatchBatch) -> None:
-        events = tuple(event for event in batch.events if event.type not in self._without)
-        if not events:
-            self.progress(batch.revision)
-        elif self._previous:
-            self._waiting.append(WatchBatch(batch.revision, events))
-            if len(self._waiting) > _MAX_WAITING:
-                self._hang_up()
-            elif not self._working:
-                self._working = True
-                spawn(self._look_up(), self._lost)
-        else:
-            self._tell(batch.revision, [self._translator.event(event) for event in events])
-
-    async def _look_up(self) -> None:
-        """What stood there before, in the order of the batches."""
-        while self._waiting and not self._over:
-            batch = self._waiting.popleft()
-            before = [await self._before(event, batch.revision) for event in batch.events]
-            events = [self._translator.event(event, kv) for event, kv in zip(batch.events, before, strict=True)]
-            self._tell(batch.revision, events)
-        self._working = False
-
-    async def _before(self, event: Event, revision: int) -> KeyValue | None:
-        try:
-            found = await self._store.range(KeyRange.single(event.kv.key), revision=revision - 1)
-        except Compacted:
-            return None  # as in etcd: nobody knows any more
-        return found.kvs[0] if found.kvs else None
-
-    def _lost(self, error: Exception) -> None:
-        self.failed(error if isinstance(error, StoreError) else StoreUnavailable(str(error)))
-
-    def _tell(self, revision: int, events: list[dict[str, Any]]) -> None:
-        self._told_at = monotonic()
-        self._line({"header": header(revision), "events": events})
-
-    def progress(self, revision: int) -> None:
-        if self._tells and not self._waiting and not self._working and monotonic() - self._told_at >= PROGRESS_SECONDS:
-            self._told_at = monotonic()
-            self._line({"header": header(revision)})
-
-    def failed(self, error: StoreError) -> None:
-        compacted = {"compact_revision": str(error.compact_revision)} if isinstance(error, Compacted) else {}
-        self._line({"header": header(0), "canceled": True, "cancel_reason": str(error), **compacted})
-        self._hang_up()
-
-    def pauseProducing(self) -> None:
-        self._hang_up()
-
-    def resumeProducing(self) -> None:
-        pass
-
-    def stopProducing(self) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        self._over = True
-        self._waiting.clear()
-        if self._watch is not None:
-            self._watch.cancel()
-
-    def _line(self, result: dict[str, Any]) -> None:
-        if not self._over:
-            self._request.write(json.dumps({"result": result}, separators=(",", ":")).encode() + b"\n")
-
-    def _hang_up(self) -> None:
-        if not self._over:
-            self.stop()
-            self._request.unregisterProducer()
-            self._request.finish()
-
-
-def header(revision: int) -> dict[str, str]:
-    return {"revision": str(revision)} if revision else {}
 
 
 def _body(request: Request) -> object:
@@ -351,7 +273,7 @@ def _bodies(request: Request) -> list[object]:
         raise InvalidRequest("the body is not JSON") from error
     if len(found) > MAX_BODIES:
         raise InvalidRequest(f"more than {MAX_BODIES} requests at once")
-    return found or [{}]
+    return [{} if each is None else each for each in found] or [{}]
 
 
 def _finish(request: Request, answer: dict[str, Any]) -> None:

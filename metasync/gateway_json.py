@@ -79,23 +79,34 @@ class Fields:
         value = self.raw(name)
         if value is None:
             return b""
+        if isinstance(value, str):
+            value = value.replace("\r", "").replace("\n", "")  # as Go's decoder
         try:
             return b64decode(value, validate=True)
         except (binascii.Error, TypeError, ValueError) as error:
             raise InvalidRequest(f"{name} is not base64") from error
 
-    def number(self, name: str) -> int:
+    def number(self, name: str, least: int = 0) -> int:
         value = self.raw(name)
+        if not isinstance(value, str | int | None) or isinstance(value, bool):
+            raise InvalidRequest(f"{name} is not a number")
         try:
             number = int(value or 0)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise InvalidRequest(f"{name} is not a number") from error
-        if isinstance(value, bool | float) or not 0 <= number <= _MAX_INT:
-            raise InvalidRequest(f"{name} is not a number")
+        if not least <= number <= _MAX_INT:
+            raise InvalidRequest(f"{name} is not a number from {least} to {_MAX_INT}")
         return number
 
+    def signed(self, name: str) -> int:
+        """A number that etcd takes below zero too."""
+        return self.number(name, -_MAX_INT - 1)
+
     def flag(self, name: str) -> bool:
-        return bool(self.raw(name))
+        value = self.raw(name)
+        if not isinstance(value, bool | None):
+            raise InvalidRequest(f"{name} is neither true nor false")
+        return bool(value)
 
     def choice(self, name: str, choices: list[str]) -> str:
         """An enumeration: its name or number; the first is the default."""
@@ -174,15 +185,21 @@ class Translator:
         :param mask: the caller's own, so that nobody can name, or guess, another's leases.
         :param reserved: whether the prefix is a whole scope, of which :data:`RESERVED` is not the caller's to write.
         """
-        self._prefix = prefix
+        self.prefix = self._prefix = prefix
         self._reserved = KeyRange.prefix(prefix + RESERVED) if reserved else None
         self._mask = mask
         self._all = KeyRange.prefix(prefix)
 
     # Requests
 
-    def keys(self, fields: Fields) -> KeyRange:
-        start, end = fields.data("key"), fields.data("range_end")
+    def is_empty(self, fields: Fields) -> bool:
+        """Whether a range ends where it begins, or before: a watch of it is refused, as etcd does."""
+        start, end = fields.data("key") or b"\0", fields.data("range_end")
+        return end not in (b"", b"\0") and end <= start
+
+    def keys(self, fields: Fields, default: bytes = b"") -> KeyRange:
+        """:param default: the key for a request that names none; an empty one is refused."""
+        start, end = fields.data("key") or default, fields.data("range_end")
         if not start:
             raise InvalidRequest("etcdserver: key is not provided")
         if max(len(start), len(end)) > MAX_KEY:
@@ -195,16 +212,16 @@ class Translator:
     def reading(self, fields: Fields) -> Reading:
         return Reading(
             self.keys(fields),
-            fields.number("limit"),
-            fields.number("revision"),
+            max(0, fields.signed("limit")),
+            max(0, fields.signed("revision")),
             fields.flag("keys_only"),
             fields.flag("count_only"),
             fields.choice("sort_order", ["NONE", "ASCEND", "DESCEND"]),
             fields.choice("sort_target", list(_SORTS)),
-            fields.number("min_mod_revision"),
-            fields.number("max_mod_revision"),
-            fields.number("min_create_revision"),
-            fields.number("max_create_revision"),
+            fields.signed("min_mod_revision"),
+            fields.signed("max_mod_revision"),
+            fields.signed("min_create_revision"),
+            fields.signed("max_create_revision"),
         )
 
     def put(self, fields: Fields) -> Put:
@@ -242,7 +259,7 @@ class Translator:
         keys = self.keys(fields)
         if keys.end is not None:
             raise InvalidRequest("a compare of a range is not known here")
-        value = fields.data(name) if target is CompareTarget.VALUE else fields.number(name)
+        value = fields.data(name) if target is CompareTarget.VALUE else fields.signed(name)
         if target is CompareTarget.LEASE and isinstance(value, int):
             value = self.lease(value)
         return Compare(keys.start, target, op, value)

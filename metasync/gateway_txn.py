@@ -6,14 +6,15 @@ are as one, like any other. As in etcd, all compares are of the state before the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metasync.gateway_json import MAX_OPS, Fields, InvalidRequest, Reading, Translator
-from metasync.interfaces import Store, StoreUnavailable
+from metasync.interfaces import Store, StoreUnavailable, TxnTooLarge
 from metasync.model import (
     Compare,
+    Delete,
     Get,
     KeyRange,
     KeyValue,
@@ -23,7 +24,12 @@ from metasync.model import (
     PutResult,
     RangeResult,
 )
-from metasync.mvcc import holds
+from metasync.mvcc import holds, txn_bytes
+
+MAX_BYTES = 1_572_864 - 65_536
+"""Of the keys and values that a transaction puts: what an etcd with default limits takes, which is where they go in the
+end, with room for what the sync writes beside them.
+"""
 
 _ATTEMPTS = 50
 _MAX_DEPTH = 8
@@ -88,6 +94,24 @@ def put_step(translator: Translator, fields: Fields) -> Step:
     return Step(fields, translator.put(fields), None, translator.keeps(fields))
 
 
+def puts(branch: Branch) -> list[Put]:
+    """All that a transaction might put, whichever way it goes."""
+    return [step.op for step in _steps(branch) if isinstance(step.op, Put)]
+
+
+def deletions(branch: Branch) -> list[Delete]:
+    """All that it might delete."""
+    return [step.op for step in _steps(branch) if isinstance(step.op, Delete)]
+
+
+def _steps(branch: Branch) -> Iterator[Step]:
+    for node in (*branch.success, *branch.failure):
+        if isinstance(node, Branch):
+            yield from _steps(node)
+        else:
+            yield node
+
+
 def plain(branch: Branch) -> bool:
     """Whether the store can do it as it is."""
     return all(
@@ -148,7 +172,12 @@ class Transaction:
         self._past: dict[int, RangeResult] = {}
 
     async def run(self) -> tuple[int, dict[str, Any]]:
-        """The revision afterwards, and the answer."""
+        """The revision afterwards, and the answer.
+
+        :raises TxnTooLarge: if it puts more than :data:`MAX_BYTES`.
+        """
+        if txn_bytes(puts(self._branch)) > MAX_BYTES:
+            raise TxnTooLarge("etcdserver: request is too large")
         await self._read_past(self._branch)
         if plain(self._branch):
             done = await self._store.txn(

@@ -58,13 +58,9 @@ class EdgeMetadata(MultiService):
 
     def _site(self, store: Store, network: str, place: Path | tuple[str, int]) -> Site:
         # Loaded when somebody uses it.
-        from twisted.web.server import Site
+        from metasync.gateway import gateway_site
 
-        from metasync.gateway import gateway_resource
-
-        trusted = isinstance(place, Path)
-        resource = gateway_resource(store, network, self.tokens, scopes=self.sync.scopes, trusted=trusted)
-        return Site(resource)  # type: ignore[no-untyped-call]
+        return gateway_site(store, network, self.tokens, scopes=self.sync.scopes, trusted=isinstance(place, Path))
 
 
 class _Listener(Service):
