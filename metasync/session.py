@@ -38,6 +38,9 @@ from metasync.wire import (
 HELLO_TIMEOUT = 30
 TICK = 60
 
+MAX_UNKNOWN = 256
+"""So often may feeds be asked for between two ticks that are not there. The answers wait for somebody to read them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Feeds:
@@ -94,6 +97,7 @@ class SyncSession(Protocol):
         self._full: Sequence[Deferred[None]] | None = None
         self._holds = 0
         self._reading = False
+        self._unknown = 0
         self._tick = LoopingCall(self._on_tick)
         self._tick.clock = reactor
 
@@ -225,6 +229,9 @@ class SyncSession(Protocol):
             case Hello():
                 raise ProtocolError("a second hello")
             case Subscribe() if message.feed not in self.feeds.sources:
+                self._unknown += 1
+                if self._unknown > MAX_UNKNOWN:
+                    raise ProtocolError(f"{self._unknown} feeds that are not there")
                 self.send(Held(message.feed, f"there is no feed {message.feed!r} for {self.peer}"))
             case Subscribe() | Entries() | Ack():
                 _feed(self.feeds.sources, message.feed).received(message)
@@ -244,6 +251,7 @@ class SyncSession(Protocol):
             target.start()
 
     def _on_tick(self) -> None:
+        self._unknown = 0
         for source in self.feeds.sources.values():
             source.tick()
         for target in self.feeds.targets.values():

@@ -125,6 +125,16 @@ class HostileTests(HostileCase):
             self.assertIsInstance(answer, Held)
         self.assertUnharmed()
 
+    def test_whoAsksWithoutEndAndReadsNothing(self) -> None:
+        """The answers would fill the server's memory."""
+        self.send(Hello())
+        ask = encode(Subscribe("no such feed", None, True, 100, 1 << 20))
+        for _ in range(1000):
+            if self.transport.connected:
+                self.session.dataReceived(ask * 10)
+        self.assertFalse(self.transport.connected)
+        self.assertLess(len(self.transport.value()), 100_000)
+
     def test_everyMessageAboutEveryFeed(self) -> None:
         for feed in (*FEEDS, *OTHERS):
             for message in self.messages(feed):
