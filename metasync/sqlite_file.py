@@ -14,7 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 from zlib import crc32
 
-from metasync.interfaces import Compacted, FutureRevision, StoreError
+from metasync.interfaces import Compacted, FutureRevision, StoreError, StoreUnavailable
 from metasync.leases import Clock, Lessor
 from metasync.model import Compare, Delete, Event, EventType, KeyRange, KeyValue, Lease, Op, RangeResult
 from metasync.mvcc import Outcome, batches_of, run_long, run_txn, tombstone
@@ -177,6 +177,7 @@ class SQLiteFile:
         self.revision = self._number("revision")
         self.compacted = self._number("compacted")
         self._rows = _Rows(db, self.lessor)
+        self._opened = _place(self.path)
 
     def _create(self) -> None:
         statements = "".join(
@@ -220,7 +221,10 @@ class SQLiteFile:
     # Transactions. The caller groups them: begin, any number of txn, commit.
 
     def begin(self) -> None:
+        """:raises StoreUnavailable: if the file is not the one at its path any more: what is written would be lost."""
         self._before = self.revision
+        if _place(self.path) != self._opened:
+            raise StoreUnavailable(f"{self.path} was replaced or removed while it is in use; restart this process")
         self._db.execute("BEGIN IMMEDIATE")
 
     def txn(self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]) -> Outcome:
@@ -388,6 +392,15 @@ class SQLiteFile:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file stands there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _stretch(rows: Iterator[KeyValue]) -> tuple[list[Event], int]:

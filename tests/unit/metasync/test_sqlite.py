@@ -274,6 +274,22 @@ class FileTests(TestCase):
         self.assertIn("in use by another process", str(error))
         await store.close()
 
+    async def test_aFileThatIsReplacedMeanwhile(self) -> None:
+        """Nothing is acknowledged that would be lost with the old file; a restart takes the new one."""
+        store = self.open()
+        await store.txn((), [Put(b"a", b"1")])
+        copy = self.path.with_name("copy")
+        copy.write_bytes(b"")
+        for replaced in (lambda: copy.rename(self.path), self.path.unlink):
+            replaced()
+            error = await self.assertFailure(Deferred.fromCoroutine(store.txn((), [Put(b"a", b"2")])), StoreUnavailable)
+            self.assertIn("replaced or removed", str(error))
+        self.assertEqual((await store.range(ALL)).kvs[0].value, b"1")
+        await store.close()
+        store = self.open()
+        await store.txn((), [Put(b"b", b"1")])
+        await store.close()
+
     async def test_theFileIsPrivate(self) -> None:
         store = self.open()
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
