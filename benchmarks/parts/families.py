@@ -19,7 +19,8 @@ class Families(TunnelPart):
     name = "families"
     what = "1 TCP stream, and as many UDP packets of 1350 bytes as go, over IPv4 and over IPv6"
     subjects = (OURS, OPENVPN, WIREGUARD, NEBULA, RAW)
-    seconds = (22, 15)
+    rounds = 2
+    seconds = (19, 10)
 
     def missing(self, subject: str) -> str | None:
         return "it carries IPv4 only" if subject == NEBULA else super().missing(subject)

@@ -40,7 +40,7 @@ class Footprint(Part):
     what = "memory, CPU, wake-ups and link traffic of agent and router, idle; dockerd and containerd beside"
     subjects = (OURS,)
     rounds = 1
-    seconds = (190, 60)
+    seconds = (182, 57)
 
     def missing(self, subject: str) -> str | None:
         return missing("dockerd", "containerd", "kubectl")

@@ -31,10 +31,10 @@ class Peers(Part):
     what = "memory of an idle peer, handshakes per second of the router's CPU, storm after the router's restart"
     subjects = (OURS, OPENVPN)
     rounds = 1
-    seconds = (190, 150)
+    seconds = (160, 115)
 
     def expected(self, subject: str, quick: bool) -> float:
-        return self.seconds[quick] if subject == OURS else 75
+        return self.seconds[quick] if subject == OURS else (80, 52)[quick]
 
     def missing(self, subject: str) -> str | None:
         return TUNNELS[subject].missing()

@@ -25,7 +25,7 @@ class Profile(TunnelPart):
     what = "where the CPU of router and edges goes under 1 stream: Python, kernel, cryptography, copying"
     subjects = (OURS,)
     rounds = 1
-    seconds = (25, 15)
+    seconds = (17, 11)
 
     def __init__(self) -> None:
         self._notes: list[str] = []

@@ -23,7 +23,7 @@ class Stopped(TunnelPart):
     what = "a receiver stopped for 3 s: the router's memory, the others' ping, how soon it is back"
     subjects = ("kubebus", "openvpn-udp", "openvpn-tcp", "wireguard-go")
     edges = 3
-    seconds = (21, 19)
+    seconds = (15, 14)
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
         hub = tunnel.hub_process

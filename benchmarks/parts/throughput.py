@@ -13,10 +13,10 @@ from benchmarks.tunnels import Tunnel
 class Throughput(TunnelPart):
     name = "throughput"
     what = "1 and 8 streams, both directions, CPU per GB, ping idle and under load"
-    seconds = (27, 17)
+    seconds = (20, 14)
 
     def take(self, tunnel: Tunnel, quick: bool) -> Mapping[str, float]:
-        seconds = 2 if quick else 5
+        seconds = 2 if quick else 4
         one, two = tunnel.hub.edges[:2]
         address = tunnel.address(2)
         values = {"ping_idle": middle(ping(one, address, 100 if quick else 300))}
