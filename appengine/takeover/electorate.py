@@ -18,6 +18,7 @@ Removing a node from a site is the operator's word that it is off: one lease lat
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from twisted.logger import Logger
@@ -141,8 +142,11 @@ class Electorate:
             doubtful = next((each for each in standing.configs if not self._is_believed(each)), None)
             if doubtful is not None:
                 self._doubt(peer, doubtful, now)
-                return
-            if not self._merge(peer, standing.configs, now):
+            if doubtful is not None or not self._merge(peer, standing.configs, now):
+                # By what it goes does not count; how long a lease it may have voted for does.
+                told = self._told.get(peer)
+                if told is not None and standing.lease > told.lease:
+                    self._told[peer] = replace(told, lease=standing.lease)
                 return
         self._doubted.pop(peer, None)
         self._told[peer] = standing

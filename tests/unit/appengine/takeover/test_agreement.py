@@ -465,6 +465,14 @@ class HostileTests(SynchronousTestCase):
             (self.world.held(), {each[0] for each in self.world.heard["a"].told}), ({"a"}, {"gained", "renewed"})
         )
 
+    def test_how_long_it_votes_for_counts_all_the_same(self) -> None:
+        """Who is doubted may have voted for a longer lease than it told of before."""
+        core = self.world.nodes["a"].core()
+        assert core is not None
+        for configs, lease in (((Config(1, NAMES),), 10.0), ((Config(9, ("c",)),), 40.0), ((Config(9, ("c",)),), 8.0)):
+            self.say(Writer().encode(Letter(Standing(True, configs, lease), Hello(False))))
+        self.assertEqual(core.electorate.lease_of("c", 0.0), 40.0)
+
     def test_rosters_that_were(self) -> None:
         """What was signed counts, as soon as it was seen."""
         node = self.world.nodes["a"]
