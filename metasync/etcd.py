@@ -44,6 +44,8 @@ READ_ATTEMPTS = 4
 RETRY_WAIT = 0.5
 """Seconds that a call may take; how often a read is tried while no member answers, and the pause between."""
 
+_LOG_IN = ("user name is empty", "revision in header is old", "revision of auth store is old")
+
 
 class EtcdReactor(Protocol):
     """What is needed of the reactor."""
@@ -264,19 +266,31 @@ class EtcdStore:
         try:
             response = await self._send(method, request, self._metadata())
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAUTHENTICATED or _needs_user(error, self.address):
-                await self._authenticate()
-                response = await self._retry(method, request)
-            else:
-                raise await self._explain(error, revision) from error
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED and not self._must_log_in(error):
+                raise await self._explain(error, request, revision) from error
+            await self._authenticate()
+            response = await self._retry(method, request, revision)
         self._saw(response.header)
         return response
 
-    async def _retry(self, method: Any, request: Any) -> Any:
+    def _must_log_in(self, error: Any) -> bool:
+        """Whether to log in, again perhaps.
+
+        Without a token a server with authentication says so with other codes than with an old one, and takes us for the
+        user whom our certificate names, if there is one. A token that is a JWT is of no use any more once any user or
+        role was changed.
+        """
+        if not self.address.user:
+            return False
+        text = error.details() or ""
+        nobody = self._token is None and error.code() is grpc.StatusCode.PERMISSION_DENIED
+        return nobody or any(each in text for each in _LOG_IN)
+
+    async def _retry(self, method: Any, request: Any, revision: int) -> Any:
         try:
             return await self._send(method, request, self._metadata())
         except grpc.RpcError as error:
-            raise await self._explain(error, 0) from error
+            raise await self._explain(error, request, revision) from error
 
     def _send(self, method: Any, request: Any, metadata: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()
@@ -311,11 +325,13 @@ class EtcdStore:
             raise error_of(error, str(self.address)) from error
         self._token = response.token
 
-    async def _explain(self, error: Any, revision: int) -> StoreError:
+    async def _explain(self, error: Any, request: Any, revision: int) -> StoreError:
         text = error.details() or ""
         if "required revision has been compacted" in text:
             oldest: Deferred[int] = Deferred()
-            compact_revision(self._reactor, self._channel, self._metadata(), oldest.callback)
+            # A key that was asked for: others we may not be allowed to watch.
+            key = getattr(request, "key", b"") or b"\0"
+            compact_revision(self._reactor, self._channel, self._metadata(), key, oldest.callback)
             return Compacted(await oldest)
         if "required revision is a future revision" in text:
             return FutureRevision(f"revision {revision} has not happened yet")
@@ -334,11 +350,6 @@ def _number(url: str, query: dict[str, str], name: str, default: int) -> int:
     if not text.isdigit() or not int(text):
         raise StoreError(f"{url}: {name} is not a number")
     return int(text)
-
-
-def _needs_user(error: Any, address: Address) -> bool:
-    """Without a token, a server with authentication says so with other codes than with an old one."""
-    return bool(address.user) and "user name is empty" in (error.details() or "")
 
 
 def _deliver(call: Any, done: Deferred[Any]) -> None:

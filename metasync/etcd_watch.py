@@ -136,14 +136,14 @@ def _reason(response: Any) -> StoreError:
 
 
 def compact_revision(
-    reactor: ThreadCalls, channel: Any, metadata: list[tuple[str, str]], done: Callable[[int], None]
+    reactor: ThreadCalls, channel: Any, metadata: list[tuple[str, str]], key: bytes, done: Callable[[int], None]
 ) -> None:
     """Ask for the oldest revision that can be read: etcd tells it only to a watch that begins before it."""
 
     def ask() -> None:
         requests: SimpleQueue[Any] = SimpleQueue()
         call = _open(channel, requests, metadata)
-        requests.put(rpc.WatchRequest(create_request=rpc.WatchCreateRequest(key=b"\0", start_revision=1)))
+        requests.put(rpc.WatchRequest(create_request=rpc.WatchCreateRequest(key=key, start_revision=1)))
         found = 0
         try:
             for response in call:
