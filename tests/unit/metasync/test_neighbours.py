@@ -256,6 +256,22 @@ class CollectionTests(SynchronousTestCase):
         world.settle(5)
         self.assertEqual(self.collected("cloud", *HALL), [1] * 4)
 
+    def test_twoMembersWithoutALink(self) -> None:
+        """Theirs stay, one for each key however often it was deleted, until they had a link for once."""
+        world = self.world
+        world.unlink("n1", "n3")
+        for side in ("n1", "n3"):  # as after a restart of both
+            world.syncs[side]._known.clear()
+        for number in range(5):
+            world.put("n1", "gone", str(number))
+            world.settle(2)
+            world.put("n3", "gone", None)
+            world.settle(2)
+        self.assertEqual(self.collected("cloud", *HALL), [1, 2, 1, 2])
+        world.link("n1", "n3")
+        world.settle(5)
+        self.assertEqual(self.collected("cloud", *HALL), [1] * 4)
+
     def test_withoutARoster(self) -> None:
         for sync in self.world.syncs.values():
             sync._members = lambda: None
