@@ -67,7 +67,7 @@ class _RelayedPart(TunnelPart):
 class BadLink(_RelayedPart):
     name = "bad-link"
     what = "goodput and ping under load at 200 ms, 2 % loss, 10 Mbit/s; recovery from a stall of 5 s"
-    subjects = (OURS, OPENVPN, OPENVPN_TCP, RAW)
+    subjects: ClassVar[tuple[str, ...]] = (OURS, OPENVPN, OPENVPN_TCP, RAW)
     seconds = (32, 24)
     path = PathSpec(delay=0.05, loss=0.01, rate=10e6)
     prefix = "bad"
