@@ -115,7 +115,7 @@ def encode(message: Message) -> bytes:
             value = {"type": "hello", "versions": versions, "agent": agent, "epoch": epoch}
             if maybe is not None:
                 value["config"] = encode_config(maybe)
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _write(value).encode()
 
 
 def encode_config(config: LinkConfig) -> dict[str, object]:
@@ -168,7 +168,7 @@ def decode(payload: bytes) -> Message:
 
 def parse_object(payload: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        value = _read(payload.decode("utf-8"))
     # Deep nesting ends in RecursionError; bad UTF-8 and bad JSON are ValueErrors.
     except (ValueError, RecursionError) as error:
         raise BadControlMessage(f"a control message is not valid JSON: {str(error)[:100]}") from None
@@ -281,3 +281,8 @@ def _no_constant(name: str) -> NoReturn:
 
 def _wrong(where: str, wanted: str) -> NoReturn:
     raise BadControlMessage(f"control field {where} is wrong: it must be {wanted}")
+
+
+# Made once: json.loads() and json.dumps() make them anew for each message.
+_read = json.JSONDecoder(parse_constant=_no_constant).decode
+_write = json.JSONEncoder(separators=(",", ":")).encode

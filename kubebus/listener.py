@@ -109,7 +109,7 @@ class _Greeter(Protocol):
     def __init__(self, factory: ListenerFactory, addr: IAddress) -> None:
         self._factory = factory
         self._addr = addr
-        self.peer = peer_name(addr)
+        self._identity: PeerIdentity | None = None
         self._timeout: IDelayedCall | None = None
         self._early: list[bytes] = []
         self._early_bytes = 0
@@ -122,6 +122,12 @@ class _Greeter(Protocol):
     def _tls(self) -> TLSMemoryBIOProtocol:
         return cast(TLSMemoryBIOProtocol, self.transport)
 
+    @property
+    def peer(self) -> str:
+        """Who it is, as far as that is known."""
+        address = peer_name(self._addr)
+        return address if self._identity is None else f"{self._identity} ({address})"
+
     def connectionMade(self) -> None:
         self._factory.strangers[self] = None
         seconds = self._factory.handshake_seconds
@@ -129,8 +135,11 @@ class _Greeter(Protocol):
 
     def handshakeCompleted(self) -> None:
         self._shaken = True
-        cast(IPushProducer, self.transport).pauseProducing()
-        Deferred.fromCoroutine(self._admit()).addErrback(self._failed)
+        admitting = Deferred.fromCoroutine(self._admit())
+        if not admitting.called:
+            # The registry is asked. Mostly it answers at once, and the reactor need not know.
+            cast(IPushProducer, self.transport).pauseProducing()
+        admitting.addErrback(self._failed)
 
     async def _admit(self) -> None:
         protocol = self._tls.negotiatedProtocol
@@ -161,8 +170,7 @@ class _Greeter(Protocol):
         certificate: x509.Certificate | None = self._tls.getHandle().get_peer_certificate(as_cryptography=True)
         if certificate is None:
             raise InvalidIdentity("it showed no certificate")
-        identity = identity_of(certificate)
-        self.peer = f"{identity} ({self.peer})"
+        identity = self._identity = identity_of(certificate)
         await self._factory.check(identity, key_hash(certificate.public_key()))
         return identity
 

@@ -20,6 +20,8 @@ class MemberRoutes:
     def __init__(self, clock: IReactorTime, pools: Sequence[IPNetwork], changed: Callable[[], None]) -> None:
         self._clock, self._pools, self._changed = clock, pools, changed
         self._subnets: dict[str, frozenset[IPNetwork]] = {}
+        # Of each node, what was looked at last: links come and go much more often than subnets change.
+        self._seen: dict[str, Sequence[IPNetwork]] = {}
         self._due: IDelayedCall | None = None
 
     @property
@@ -30,6 +32,12 @@ class MemberRoutes:
 
     def node_changed(self, name: str, node: NodeState | None) -> None:
         """A :data:`~kubebus.nodes.NodeWatcher`."""
+        if node is None:
+            self._seen.pop(name, None)
+        elif self._seen.get(name) is node.pod_subnets:
+            return
+        else:
+            self._seen[name] = node.pod_subnets
         outside = frozenset(subnet for subnet in node.pod_subnets if self._is_outside(subnet)) if node else frozenset()
         if outside == self._subnets.get(name, frozenset()):
             return

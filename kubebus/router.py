@@ -98,6 +98,11 @@ class RouterService(Service):
         self._tun: TunDevice | None = None
         self._starting: Deferred[None] | None = None
         self._subscription: Subscription | None = None
+        # Every node is told the same.
+        self._told_routes = (
+            *(AdvertisedRoute(pool, True) for pool in network.pools),
+            *map(AdvertisedRoute, network.advertise),
+        )
         self._forwarder = Forwarder(self._write, network.mtu, reactor.seconds)
         self._table = NodeTable(
             identity.name, self._forwarder, self._outlet, self._config, options.wallclock, reactor.seconds
@@ -402,14 +407,12 @@ class RouterService(Service):
 
     def _config(self, record: NodeRecord) -> LinkConfig:
         network = self.network
-        routes = [AdvertisedRoute(pool, True) for pool in network.pools]
-        routes += [AdvertisedRoute(subnet) for subnet in network.advertise]
         return LinkConfig(
             network.name,
             record.name,
             record.addresses,
             record.pod_subnets,
-            tuple(routes),
+            self._told_routes,
             self._own,
             network.mtu,
             self.routers,

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -24,6 +25,7 @@ from OpenSSL import SSL
 from kubebus.fastpath.engine import CHUNK, RECORD, ROOM, Buffer, Engine, EngineFactory, choose_engine
 
 # Content types (RFC 8446, 5.1), and messages after the handshake (4).
+_CHANGE_CIPHER_SPEC: Final = 20
 _ALERT: Final = 21
 _HANDSHAKE: Final = 22
 _DATA: Final = 23
@@ -90,9 +92,13 @@ class _Keys:
 
     def _expand(self, label: bytes, size: int) -> bytes:
         """HKDF-Expand-Label (RFC 8446, 7.1) without context, of at most one block."""
-        name = b"tls13 " + label
-        info = struct.pack("!HB", size, len(name)) + name + b"\0\1"
-        return hmac.digest(self._secret, info, self._digest)[:size]
+        return hmac.digest(self._secret, _expansion(label, size), self._digest)[:size]
+
+
+@lru_cache(maxsize=8)
+def _expansion(label: bytes, size: int) -> bytes:
+    name = b"tls13 " + label
+    return struct.pack("!HB", size, len(name)) + name + b"\0\1"
 
 
 class _Sealed:
@@ -165,16 +171,24 @@ class RecordEngine:
         shaker = self._shaker
         if self._opening is not None or shaker is None:
             return True
+        # An idle question costs as much as one that has an answer.
+        asked = True
         while True:
-            # What the handshake said so far is sealed with its own keys, or not at all.
-            self._spill(shaker)
+            record = self._next_record()
+            if record:
+                shaker.feed(record)
+                asked = False
+                if record[0] == _CHANGE_CIPHER_SPEC:
+                    # It is ignored (RFC 8446, 5), or wrong; what comes with it shows which.
+                    continue
+            elif asked:
+                return False
+            asked = True
             if shaker.handshake():
                 self._take_over(shaker)
                 return True
-            record = self._next_record()
-            if not record:
-                return False
-            shaker.feed(record)
+            # What the handshake says before its end is sealed with its own keys, or not at all.
+            self._spill(shaker)
 
     def _next_record(self) -> bytes:
         """The next whole record; anything, if that is none. OpenSSL must not get what follows its handshake."""
@@ -196,19 +210,18 @@ class RecordEngine:
         if suite in _SUITES and len(secrets) == 2:
             self._opening = _Keys(suite, secrets[_PEER_SECRET])
             self._sealing = _Keys(suite, secrets[_OWN_SECRET])
-            # What it said with the client's end of the handshake, tickets, is sealed with the lasting keys already.
-            self._sealing.count = self._spill(shaker)
+            # What OpenSSL says with the client's end of the handshake stays here: tickets, which nobody may use. They
+            # are sealed with the lasting keys already, but never sent: the first record that is sent counts as 0.
         else:
             shaker.feed(self._inbox)
             self._inbox = b""
 
-    def _spill(self, shaker: Engine) -> int:
-        """Take what OpenSSL has to send; how many records that is."""
-        count = 0
-        while out := bytes(shaker.output()):
+    def _spill(self, shaker: Engine) -> None:
+        """Take what OpenSSL has to send."""
+        while out := shaker.output():
             self._spilt += out
-            count += sum(1 for _ in _records(out))
-        return count
+            if len(out) < ROOM:
+                return
 
     # Data
 
@@ -393,14 +406,6 @@ class RecordEngine:
             self._told_end = True
             self._seal(_ALERT, bytes((2, alert)))
         return SSL.Error([("SSL routines", "", why)])
-
-
-def _records(data: bytes) -> Iterator[int]:
-    """Where each record begins."""
-    at = 0
-    while at < len(data):
-        yield at
-        at += _HEADER.size + int(_HEADER.unpack_from(data, at)[2])
 
 
 def prepare(context: SSL.Context) -> None:

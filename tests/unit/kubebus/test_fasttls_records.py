@@ -144,13 +144,31 @@ class RecordTests(SynchronousTestCase):
         received = b"".join(bytes(pair.client.receive(out[at : at + CHUNK])) for at in range(0, len(out), CHUNK))
         self.assertEqual(received, b"m" * 4 * CHUNK)
 
+    def test_sends_no_tickets(self) -> None:
+        """Nobody may use them. The first record under the lasting keys is the first data."""
+        pair = Pair()
+        self.assertEqual(taken(pair.server), b"")
+        self.assertEqual(pair.hear(b"first"), b"first")
+
+    def test_records_that_say_nothing_are_judged_as_they_come(self) -> None:
+        """They come between the flights of the client. What nobody judges would pile up."""
+        client, server = memory_pair()
+        one, two = DirectEngine(client), RecordEngine(server, DirectEngine)
+        one.handshake()
+        two.feed(taken(one))
+        self.assertFalse(two.handshake())
+        two.feed(b"\x14\3\3\0\1\1")
+        self.assertFalse(two.handshake())
+        two.feed(b"\x14\3\3\0\1\2" + b"\x14\3")
+        self.assertRaises(SSL.Error, two.handshake)
+
     def test_takes_new_keys_before_the_old_ones_are_worn_out(self) -> None:
         pair = Pair()
         sealing: Any = pair.server._sealing
         before = sealing._secret
         # OpenSSL counts too: this many must really have been sent.
         self.patch(records, "_UPDATE_AFTER", sealing.count + 10)
-        for number in range(30):
+        for number in range(35):
             self.assertEqual(pair.hear(b"%d" % number), b"%d" % number)
         self.assertNotEqual(sealing._secret, before)
         self.assertLess(sealing.count, 10)
@@ -181,7 +199,7 @@ class ForgedTests(SynchronousTestCase):
 
     def test_the_client_may_change_its_keys(self) -> None:
         pair = Pair()
-        pair.hear(b"tickets come first")
+        pair.hear(b"before")
         forge = pair.forger()
         keys: Any = forge.keys  # type: ignore[attr-defined]
         update = forge(_HANDSHAKE, _UPDATE)
@@ -200,7 +218,7 @@ class ForgedTests(SynchronousTestCase):
     def test_asking_for_new_keys_again_and_again_makes_no_heap_of_answers(self) -> None:
         """Also of one that reads nothing, and sends data in between, so that it counts as no idle talk."""
         pair = Pair()
-        pair.hear(b"tickets come first")
+        pair.hear(b"before")
         forge = pair.forger()
         keys: Any = forge.keys  # type: ignore[attr-defined]
         for _ in range(100):
