@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from kubebus.backoff import Backoff
 from kubebus.control import Hello, LinkConfig
 from kubebus.edgepackets import EdgePackets, Neighbour
+from kubebus.frames import PacketFrames
 from kubebus.hostnetwork import HostNetwork, HostNetworkError, RefusedRoute, TunnelInterface
 from kubebus.identity import PeerIdentity
 from kubebus.interfaces import IPAddress, IPNetwork, NodeAway
@@ -178,10 +179,10 @@ class EdgeLinkService(Service):
         self._packets.direct = direct
         self._resume_tun()
 
-    def packets_from_neighbour(self, neighbour: Neighbour, payloads: list[bytes]) -> None:
+    def packets_from_neighbour(self, neighbour: Neighbour, frames: PacketFrames) -> None:
         """Packets of another node of the site, for this one."""
         if self._tun is not None:
-            self._packets.from_neighbour(neighbour, payloads, self._tun)
+            self._packets.from_neighbour(neighbour, frames, self._tun)
 
     def status(self) -> EdgeStatus:
         now, link, packets = self._now, self._link, self._packets
@@ -271,9 +272,9 @@ class EdgeLinkService(Service):
             self._not_connected(why)
         attempt.ended.callback(error)
 
-    def packets_received(self, link: Link, payloads: list[bytes]) -> None:
+    def packets_received(self, link: Link, frames: PacketFrames) -> None:
         if self._tun is not None:
-            self._packets.from_router(payloads, self._tun)
+            self._packets.from_router(frames, self._tun)
 
     def drained(self, link: Link) -> None:
         if not self._packets.congested:
@@ -308,8 +309,8 @@ class EdgeLinkService(Service):
         if now is not None:
             self.reconfigure(now.config, () if link is None else _reserved(link))
 
-    def _from_tun(self, payloads: list[bytes]) -> None:
-        self._packets.from_host(payloads)
+    def _from_tun(self, frames: PacketFrames) -> None:
+        self._packets.from_host(frames)
         if self._packets.congested and self._tun is not None:
             # There is one way out only: let the kernel's queue fill, and its senders notice.
             self._tun.pause()
@@ -348,8 +349,8 @@ class _RouterLink:
     def link_configured(self, link: Link, config: LinkConfig) -> None:
         self._edge.reconfigure(config, _reserved(link))
 
-    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
-        self._edge.packets_received(link, payloads)
+    def link_packets(self, link: Link, frames: PacketFrames) -> None:
+        self._edge.packets_received(link, frames)
 
     def link_drained(self, link: Link) -> None:
         self._edge.drained(link)

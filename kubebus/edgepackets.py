@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from kubebus.forwarding import addresses_of
+from kubebus.frames import HEADER_SIZE as FRAME_HEADER
+from kubebus.frames import PacketFrames
 from kubebus.interfaces import IPNetwork
 from kubebus.link import Link
-from kubebus.packets import MalformedPacket, check_packet, is_link_local, is_multicast
+from kubebus.packets import MalformedPacket, check_at, destination_at, is_link_local, is_multicast, source_at
 from kubebus.queues import MAX_BULK
 from kubebus.routes import RouteTable
+from kubebus.runs import Runs
 from kubebus.tundevice import TunDevice
 
 
@@ -64,61 +67,55 @@ class EdgePackets:
         """Whether the host had better wait: half the link's queue is full, and there is no other way out."""
         return self.link is not None and self.direct is None and self.link.backlog > MAX_BULK // 2
 
-    def from_host(self, payloads: list[bytes]) -> None:
-        link, own = self.link, self._own.lookup
-        if self.direct is not None:
-            payloads = self._directly(payloads, self.direct)
-        if link is None:
-            self.lost += len(payloads)
-            return
-        for payload in payloads:
-            source, destination = addresses_of(payload)
-            if own(source):
-                link.send_packet(payload)
-            elif not (is_multicast(destination) or is_link_local(source)):
-                self.foreign += 1
-        link.flush()
-
-    def _directly(self, payloads: list[bytes], direct: Callable[[bytes], Link | None]) -> list[bytes]:
-        """Send to nodes of the same site what is for them; the rest."""
-        own, rest, links = self._own.lookup, [], set()
-        for payload in payloads:
-            source, destination = addresses_of(payload)
-            neighbour = direct(destination)
-            if neighbour is None or not own(source):
-                rest.append(payload)
+    def from_host(self, frames: PacketFrames) -> None:
+        link, own, direct = self.link, self._own, self.direct
+        buffer, bounds = frames
+        runs = Runs(frames)
+        for index in range(len(bounds) - 1):
+            begin = bounds[index] + FRAME_HEADER
+            source = source_at(buffer, begin)
+            if not (own.known.get(source) or own.lookup(source)):
+                if not (is_multicast(destination_at(buffer, begin)) or is_link_local(source)):
+                    self.foreign += 1
+                continue
+            outlet = link if direct is None else direct(destination_at(buffer, begin)) or link
+            if outlet is None:
+                self.lost += 1
             else:
-                neighbour.send_packet(payload)
-                links.add(neighbour)
-        for each in links:
-            each.flush()
-        return rest
+                runs.add(outlet, index)
+        runs.send()
 
-    def from_neighbour(self, neighbour: Neighbour, payloads: list[bytes], tun: TunDevice) -> None:
+    def from_neighbour(self, neighbour: Neighbour, frames: PacketFrames, tun: TunDevice) -> None:
         """Packets of a node of the same site: no router has checked their sources."""
+        buffer, bounds = frames
         own, mtu, allowed = self._own.lookup, self._mtu, neighbour.sources.lookup
-        for payload in payloads:
+        for start, end in pairwise(bounds):
+            begin = start + FRAME_HEADER
             try:
-                source, destination = check_packet(payload, mtu)
+                addresses = check_at(buffer, begin, end, mtu)
             except MalformedPacket:
                 neighbour.malformed += 1
                 continue
-            if not allowed(source):
+            half = len(addresses) // 2
+            if not allowed(addresses[:half]):
                 neighbour.spoofed += 1
-            elif own(destination):
-                tun.write(payload)
+            elif own(addresses[half:]):
+                tun.write(buffer[begin:end])
             else:
                 neighbour.malformed += 1
 
-    def from_router(self, payloads: list[bytes], tun: TunDevice) -> None:
-        own, mtu = self._own.lookup, self._mtu
-        for payload in payloads:
+    def from_router(self, frames: PacketFrames, tun: TunDevice) -> None:
+        buffer, bounds = frames
+        own, mtu = self._own, self._mtu
+        for start, end in pairwise(bounds):
+            begin = start + FRAME_HEADER
             try:
-                _, destination = check_packet(payload, mtu)
+                addresses = check_at(buffer, begin, end, mtu)
             except MalformedPacket:
                 self.malformed += 1
                 continue
-            if own(destination):
-                tun.write(payload)
+            destination = addresses[len(addresses) // 2 :]
+            if own.known.get(destination) or own.lookup(destination):
+                tun.write(buffer[begin:end])
             else:
                 self.malformed += 1

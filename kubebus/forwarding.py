@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from typing import Final, Protocol
+from itertools import pairwise
+from typing import Final
 
+from kubebus.frames import HEADER_SIZE as FRAME_HEADER
+from kubebus.frames import PacketFrames
 from kubebus.icmp import unreachable
 from kubebus.interfaces import IPAddress, IPNetwork
-from kubebus.packets import MalformedPacket, check_packet, is_multicast
+from kubebus.packets import MalformedPacket, addresses_at, check_at, is_multicast
 from kubebus.routes import RouteTable
+from kubebus.runs import Outlet, Runs
 
 _ICMP_RATE: Final = 100.0
 """ICMP errors a second for all ports together (Linux's ``net.ipv4.icmp_msgs_per_sec`` is 1000)."""
 
 
-class Outlet(Protocol):
-    """Where a port's packets go: a live link."""
-
-    def send_packet(self, payload: bytes) -> bool: ...
-
-    def flush(self) -> None: ...
+_WAYS: Final = 4096
+"""Pairs of addresses whose ports are known without a look at the routes."""
 
 
 @dataclass(slots=True)
@@ -59,16 +59,18 @@ class Forwarder:
     :param clock: the time in seconds, for limiting ICMP errors.
     """
 
-    def __init__(self, write: Callable[[bytes], bool], mtu: int, clock: Callable[[], float]) -> None:
+    def __init__(self, write: Callable[[bytes | memoryview], bool], mtu: int, clock: Callable[[], float]) -> None:
         self.host = Port("host", host=True)
         self.routes: RouteTable[Port] = RouteTable()
         self._write, self._mtu, self._clock = write, mtu, clock
         self._address4 = bytes(4)
         self._address6: bytes | None = None
         self._tokens, self._filled = _ICMP_RATE, clock()
+        self._ways: dict[bytes, tuple[Port | None, Port | None]] = {}
 
     def set_addresses(self, addresses: Sequence[IPAddress]) -> None:
         """The router's own: they lead to the host, and ICMP errors come from them."""
+        self._ways.clear()
         for address in addresses:
             self.routes.add(ip_network(address), self.host)
             if address.version == 4:
@@ -77,93 +79,105 @@ class Forwarder:
                 self._address6 = address.packed
 
     def add(self, port: Port, subnets: Iterable[IPNetwork]) -> None:
+        self._ways.clear()
         for subnet in subnets:
             self.routes.add(subnet, port)
 
     def remove(self, port: Port, subnets: Iterable[IPNetwork]) -> None:
+        self._ways.clear()
         for subnet in subnets:
             if self.routes.get(subnet) is port:
                 self.routes.remove(subnet)
 
-    def from_link(self, port: Port, payloads: list[bytes]) -> None:
+    def from_link(self, port: Port, frames: PacketFrames) -> None:
         """Packets from a node, in whom nothing is trusted."""
-        lookup, known, mtu, counters = self.routes.lookup, self.routes.known, self._mtu, port.counters
-        outlets: set[Outlet] = set()
-        for payload in payloads:
+        buffer, bounds = frames
+        ways, mtu, counters = self._ways, self._mtu, port.counters
+        runs = Runs(frames)
+        start = bounds[0]
+        for index in range(1, len(bounds)):
+            begin, start = start + FRAME_HEADER, bounds[index]
             try:
-                source, destination = check_packet(payload, mtu)
+                addresses = check_at(buffer, begin, start, mtu)
             except MalformedPacket:
                 counters.malformed += 1
                 continue
-            if known.get(source) is not port and lookup(source) is not port:
+            sender, target = ways.get(addresses) or self._way(addresses)
+            if sender is not port:
                 counters.spoofed += 1
-                continue
-            target = known.get(destination) or lookup(destination)
-            if target is None:
+            elif target is None:
                 counters.unroutable += 1
             elif target.outlet is not None:
-                target.outlet.send_packet(payload)
-                outlets.add(target.outlet)
+                if target.outlet is runs.outlet and runs.end == index - 1:
+                    runs.end = index
+                else:
+                    runs.add(target.outlet, index - 1)
             elif target.host:
-                self._write(payload)
+                self._write(buffer[begin:start])
             else:
                 target.counters.away += 1
-                self._answer(payload, port, outlets)
-        for outlet in outlets:
-            outlet.flush()
+                self._answer(bytes(buffer[begin:start]), port, runs)
+        runs.send()
 
-    def from_router(self, port: Port, payloads: list[bytes]) -> None:
+    def from_router(self, port: Port, frames: PacketFrames) -> None:
         """Packets from another router, which has checked that their sources are its own: its nodes', or its cloud's.
         They go to a node of this router or to the host, never on to a third router."""
-        lookup, mtu, counters = self.routes.lookup, self._mtu, port.counters
-        outlets: set[Outlet] = set()
-        for payload in payloads:
+        buffer, bounds = frames
+        mtu, counters = self._mtu, port.counters
+        runs = Runs(frames)
+        for index, (start, end) in enumerate(pairwise(bounds)):
+            begin = start + FRAME_HEADER
             try:
-                source, destination = check_packet(payload, mtu)
+                addresses = check_at(buffer, begin, end, mtu)
             except MalformedPacket:
                 counters.malformed += 1
                 continue
-            sender, target = lookup(source), lookup(destination)
+            sender, target = self._ways.get(addresses) or self._way(addresses)
             if sender is not None and sender.outlet is not None and not sender.remote:
                 counters.spoofed += 1
             elif target is None or target.remote:
                 counters.unroutable += 1
             elif target.outlet is not None:
-                target.outlet.send_packet(payload)
-                outlets.add(target.outlet)
+                runs.add(target.outlet, index)
             elif target.host:
-                self._write(payload)
+                self._write(buffer[begin:end])
             else:
                 target.counters.away += 1
-                self._answer(payload, port, outlets)
-        for outlet in outlets:
-            outlet.flush()
+                self._answer(bytes(buffer[begin:end]), port, runs)
+        runs.send()
 
-    def from_host(self, payloads: list[bytes]) -> None:
+    def from_host(self, frames: PacketFrames) -> None:
         """Packets that the host's kernel routed to us; it has checked them."""
-        lookup, known, host = self.routes.lookup, self.routes.known, self.host
-        outlets: set[Outlet] = set()
-        for payload in payloads:
-            source, destination = addresses_of(payload)
-            target = known.get(destination) or lookup(destination)
+        buffer, bounds = frames
+        host = self.host
+        runs = Runs(frames)
+        for index, (start, end) in enumerate(pairwise(bounds)):
+            begin = start + FRAME_HEADER
+            addresses = addresses_at(buffer, begin)
+            sender, target = self._ways.get(addresses) or self._way(addresses)
             if target is None or target.host:
-                if not is_multicast(destination):
+                if not is_multicast(addresses[len(addresses) // 2 :]):
                     host.counters.unroutable += 1
-                continue
-            sender = lookup(source)
-            if sender is not None and not sender.host:
+            elif sender is not None and not sender.host:
                 # Edge addresses live at the edge only.
                 host.counters.spoofed += 1
             elif target.outlet is not None:
-                target.outlet.send_packet(payload)
-                outlets.add(target.outlet)
+                runs.add(target.outlet, index)
             else:
                 target.counters.away += 1
-                self._answer(payload, host, outlets)
-        for outlet in outlets:
-            outlet.flush()
+                self._answer(bytes(buffer[begin:end]), host, runs)
+        runs.send()
 
-    def _answer(self, payload: bytes, sender: Port, outlets: set[Outlet]) -> None:
+    def _way(self, addresses: bytes) -> tuple[Port | None, Port | None]:
+        """Whose the source is and whose the destination."""
+        half = len(addresses) // 2
+        way = self.routes.lookup(addresses[:half]), self.routes.lookup(addresses[half:])
+        if len(self._ways) >= _WAYS:
+            self._ways.clear()
+        self._ways[addresses] = way
+        return way
+
+    def _answer(self, payload: bytes, sender: Port, runs: Runs) -> None:
         """Tell the sender that its packet's destination is away."""
         if not self._may_answer():
             return
@@ -172,7 +186,7 @@ class Forwarder:
             return
         if sender.outlet is not None:
             sender.outlet.send_packet(answer)
-            outlets.add(sender.outlet)
+            runs.flush.add(sender.outlet)
         elif sender.host:
             self._write(answer)
 
@@ -184,10 +198,3 @@ class Forwarder:
             return False
         self._tokens -= 1
         return True
-
-
-def addresses_of(payload: bytes) -> tuple[bytes, bytes]:
-    """Source and destination of a packet that the kernel made."""
-    if payload[10] >> 4 == 4:
-        return payload[22:26], payload[26:30]
-    return payload[18:34], payload[34:50]

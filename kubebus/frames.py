@@ -6,8 +6,10 @@ of ``CONTROL`` a JSON object (:mod:`kubebus.control`), of ``STREAM`` see :mod:`k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+import struct
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 from kubebus.linkerrors import FrameTooLarge, LocalProtocolError, UnknownFrameType
 
@@ -30,6 +32,8 @@ LIMITS: Final = {
 }
 """The most payload bytes a frame of each type may have."""
 
+MAX_FRAME: Final = HEADER_SIZE + max(LIMITS.values())
+
 NAMES: Final = {CONTROL: "CONTROL", STREAM: "STREAM", PACKET: "PACKET"}
 
 
@@ -47,60 +51,74 @@ def frame(kind: int, payload: bytes) -> bytes:
     return frame_header(kind, len(payload)) + payload
 
 
-class FrameParser:
-    """Cuts a byte stream into frames. It buffers at most one incomplete frame, whose length was checked first.
+_head: Final = struct.Struct(">I").unpack_from
+_PACKET: Final = PACKET << 24
+_MAX_PACKET: Final = LIMITS[PACKET]
 
-    A payload is copied once out of what is fed, or twice where it is spread over several calls.
+
+class PacketFrames(NamedTuple):
+    """PACKET frames that lie one after the other in a buffer, which is somebody else's as soon as a call with them is
+    over.
+
+    Frame ``i`` is ``buffer[bounds[i]:bounds[i + 1]]``, and its payload begins :data:`HEADER_SIZE` bytes later.
     """
 
-    def __init__(self) -> None:
-        # Of the incomplete frame: its header as far as it is here, or its kind, payload, and the bytes that it lacks.
-        self._header = b""
-        self._kind = 0
-        self._payload = bytearray()
-        self._missing = 0
+    buffer: memoryview
+    bounds: list[int]
 
-    @property
-    def buffered(self) -> int:
-        """Bytes of the incomplete frame that are here already."""
-        return len(self._payload) + (HEADER_SIZE if self._missing else len(self._header))
+    def payloads(self) -> list[bytes]:
+        """Copies of them all."""
+        buffer, bounds = self.buffer, self.bounds
+        return [bytes(buffer[start + HEADER_SIZE : end]) for start, end in pairwise(bounds)]
 
-    def feed(self, data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
-        """Each ``(type, payload)`` that ``data`` completes.
 
-        The iterator must be exhausted (or closed, at the end of the link) before the next call, and before ``data``
-        changes.
+def packet_frames(payloads: Iterable[bytes]) -> PacketFrames:
+    """The frames of these payloads, which are no longer than they may be."""
+    parts: list[bytes] = []
+    bounds = [0]
+    for payload in payloads:
+        size = len(payload)
+        parts.append((_PACKET | size).to_bytes(HEADER_SIZE, "big"))
+        parts.append(payload)
+        bounds.append(bounds[-1] + HEADER_SIZE + size)
+    return PacketFrames(memoryview(b"".join(parts)), bounds)
 
-        :raises UnknownFrameType: at a frame of no known type.
-        :raises FrameTooLarge: at a frame longer than its type allows.
-        """
-        view = memoryview(data)
-        position, available = 0, len(view)
-        if self._missing:
-            if available < self._missing:
-                self._payload += view
-                self._missing -= available
-                return
-            position = self._missing
-            payload = b"".join((self._payload, view[:position]))
-            self._payload, self._missing = bytearray(), 0
-            yield self._kind, payload
-        elif self._header:
-            view = memoryview(self._header + view)
-            self._header, available = b"", len(view)
-        while available - position >= HEADER_SIZE:
-            kind = view[position]
-            start = position + HEADER_SIZE
-            size = view[position + 1] << 16 | view[position + 2] << 8 | view[position + 3]
-            limit = LIMITS.get(kind)
-            if limit is None:
-                raise UnknownFrameType(f"frame type {kind} is not known")
-            if size > limit:
-                raise FrameTooLarge(f"a {NAMES[kind]} frame of {size} bytes; at most {limit} are allowed")
-            position = start + size
-            if position > available:
-                self._kind, self._missing = kind, position - available
-                self._payload += view[start:]
-                return
-            yield kind, bytes(view[start:position])
-        self._header = bytes(view[position:])
+
+def packet_bounds(view: memoryview, at: int) -> list[int]:
+    """Where the PACKET frames begin that lie whole in ``view`` from ``at`` on, and where the last one ends. Hot.
+
+    :raises FrameTooLarge: at one that is longer than it may be.
+    """
+    bounds = [at]
+    available = len(view)
+    while at + HEADER_SIZE <= available:
+        size = _head(view, at)[0] ^ _PACKET
+        if size > _MAX_PACKET:
+            if size >> 24:
+                break
+            raise _too_large(PACKET, size)
+        at += HEADER_SIZE + size
+        if at > available:
+            break
+        bounds.append(at)
+    return bounds
+
+
+def frame_at(view: memoryview, at: int) -> tuple[int, int]:
+    """The type of the frame whose header is at ``at``, and where it ends, perhaps behind the view.
+
+    :raises UnknownFrameType: if it is of no known type.
+    :raises FrameTooLarge: if it is longer than its type allows.
+    """
+    (head,) = _head(view, at)
+    kind, size = head >> 24, head & 0xFFFFFF
+    limit = LIMITS.get(kind)
+    if limit is None:
+        raise UnknownFrameType(f"frame type {kind} is not known")
+    if size > limit:
+        raise _too_large(kind, size)
+    return kind, at + HEADER_SIZE + size
+
+
+def _too_large(kind: int, size: int) -> FrameTooLarge:
+    return FrameTooLarge(f"a {NAMES[kind]} frame of {size} bytes; at most {LIMITS[kind]} are allowed")

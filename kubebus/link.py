@@ -5,6 +5,7 @@ What the frames mean is decided by :class:`~kubebus.session.LinkSession`, the st
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
@@ -17,7 +18,7 @@ from zope.interface import implementer
 
 from kubebus.control import Hello, LinkConfig
 from kubebus.fastpath import IViewReceiver
-from kubebus.frames import CONTROL, PACKET, FrameParser, frame
+from kubebus.frames import CONTROL, HEADER_SIZE, PACKET, PacketFrames, frame, frame_at, packet_bounds
 from kubebus.identity import InvalidIdentity, PeerIdentity
 from kubebus.linkerrors import LinkError, LinkRefused, RemoteProtocolError, TransportLost
 from kubebus.queues import BATCH, LinkQueues, QueueCounters
@@ -48,8 +49,8 @@ class LinkHandler(Protocol):
     def link_configured(self, link: Link, config: LinkConfig) -> None:
         """Edge only: the router changed the node's configuration."""
 
-    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
-        """PACKET payloads, unchecked."""
+    def link_packets(self, link: Link, frames: PacketFrames) -> None:
+        """PACKET frames, whose payloads are unchecked."""
 
     def link_drained(self, link: Link) -> None:
         """The peer takes data again after a pause, and the queues have been served."""
@@ -88,7 +89,8 @@ class Link(TwistedProtocol):
         self.closed: Deferred[None] = Deferred()
         self._clock, self._host, self._identify = clock, host, identify
         self._services, self._handler = services, handler
-        self._parser = FrameParser()
+        # Of an incomplete frame, from a transport that does not keep it for us.
+        self._kept = b""
         self._queues = LinkQueues(self._next_stream_frames, clock.seconds)
         self._paused = False
         # While frames are handled, what they cause to be sent is flushed once, at the end.
@@ -128,6 +130,31 @@ class Link(TwistedProtocol):
         """Queue a PACKET payload for the next :meth:`flush`, or count it as dropped. Hot."""
         return self._queues.put_packet(payload)
 
+    def send_frames(self, frames: PacketFrames, first: int, last: int) -> None:
+        """Send these frames from ``first`` up to ``last``, from where they lie if nothing has to wait here; else queue
+        them, and flush. Hot."""
+        buffer, bounds = frames
+        batch = getattr(self.transport, "batch", 0)
+        queues, streams = self._queues, self.streams
+        if batch and not (queues.hold_any or (streams is not None and streams.multiplexer.has_any)):
+            sent = first
+            while sent < last and not self._paused and not self.session.has_ended:
+                start = bounds[sent]
+                # Little on a slow path: what is written can be overtaken no more.
+                begun, sent = sent, max(bisect_right(bounds, start + batch, sent, last + 1) - 1, sent + 1)
+                size = bounds[sent] - start
+                self.sent_bytes += size
+                queues.passed(sent - begun, size)
+                self.transport.write(buffer[start : start + size])  # type: ignore[union-attr,arg-type]
+            if sent > first and self.session.sent_data(self._clock.seconds()):
+                self._arm()
+            if sent == last:
+                return
+            first = sent
+        for index in range(first, last):
+            queues.put_packet(bytes(buffer[bounds[index] + HEADER_SIZE : bounds[index + 1]]))
+        self.flush()
+
     def flush(self) -> None:
         """Write as much as the transport takes now, in order of service."""
         queues, session = self._queues, self.session
@@ -163,25 +190,30 @@ class Link(TwistedProtocol):
         self._arm()
 
     def dataReceived(self, data: bytes) -> None:
-        self.viewReceived(memoryview(data))
+        if self._kept:
+            data = self._kept + data
+        kept = self.viewReceived(memoryview(data))
+        self._kept = data[len(data) - kept :]
 
-    def viewReceived(self, view: memoryview) -> None:
+    def viewReceived(self, view: memoryview) -> int:
         """What :class:`kubebus.fastpath.IViewReceiver` says: the transport needs to make no copy."""
         session = self.session
         if session.has_ended:
-            return
+            return 0
         now = self._clock.seconds()
-        self.received_bytes += len(view)
         session.received(now)
         self._busy = True
+        kept = 0
         try:
-            self._frames(view, now)
+            kept = self._frames(view, now)
         except RemoteProtocolError as error:
             self._do(session.close(error))
         finally:
             self._busy = False
+        self.received_bytes += len(view) - kept
         if self._queues.hold_any or (self.streams is not None and self.streams.multiplexer.has_any):
             self.flush()
+        return kept
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._do(self.session.lost(TransportLost(f"the connection was lost: {explain(reason)}")))
@@ -211,25 +243,36 @@ class Link(TwistedProtocol):
         assert self.transport is not None
         return self.transport
 
-    def _frames(self, view: memoryview, now: float) -> None:
-        packets: list[bytes] = []
-        session = self.session
-        for kind, payload in self._parser.feed(view):
-            if kind == PACKET:
-                packets.append(payload)
-                continue
-            if kind == CONTROL:
-                self._do(session.control_received(payload, now))
-            else:
+    def _frames(self, view: memoryview, now: float) -> int:
+        """Handle the frames that are here; how many bytes at the end are of one that is not whole."""
+        at, size, session = 0, len(view), self.session
+        while at + HEADER_SIZE <= size:
+            if view[at] == PACKET:
+                bounds = packet_bounds(view, at)
+                if bounds[-1] == at:
+                    break
+                at = bounds[-1]
                 session.received_data(now)
-                if self.streams is not None:
-                    self.streams.multiplexer.frame_received(payload)
+                self._handler.link_packets(self, PacketFrames(view, bounds))
+            else:
+                kind, end = frame_at(view, at)
+                if end > size:
+                    break
+                self._other_frame(kind, bytes(view[at + HEADER_SIZE : end]), now)
+                at = end
             if session.has_ended:
-                return
+                return 0
+        return size - at
+
+    def _other_frame(self, kind: int, payload: bytes, now: float) -> None:
+        if kind == CONTROL:
+            self._do(self.session.control_received(payload, now))
+        else:
+            self.session.received_data(now)
+            if self.streams is not None:
+                self.streams.multiplexer.frame_received(payload)
+        if not self.session.has_ended:
             self._check_answers()
-        if packets:
-            session.received_data(now)
-            self._handler.link_packets(self, packets)
 
     def _check_answers(self) -> None:
         waiting = self._queues.control_frames

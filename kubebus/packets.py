@@ -38,6 +38,9 @@ MAX_UDP_SEGMENTS: Final = 128
 
 _HEADER = struct.Struct("<BBHHHH")
 _unpack = _HEADER.unpack_from
+# The length of the packet, and its addresses.
+_unpack_ipv4 = struct.Struct(">H8x8s").unpack_from
+_unpack_ipv6 = struct.Struct(">H2x32s").unpack_from
 
 # IPv6 extension headers that may stand before TCP: hop-by-hop, routing, destination options.
 _EXTENSIONS = frozenset((0, 43, 60))
@@ -55,68 +58,71 @@ def check_packet(payload: bytes, mtu: int) -> tuple[bytes, bytes]:
     :param mtu: the longest packet allowed, and for GSO packets the longest segment with its headers.
     :raises MalformedPacket: if anything in it is not as it must be; the message says what.
     """
-    size = len(payload) - HEADER_SIZE
+    addresses = check_at(payload, 0, len(payload), mtu)
+    half = len(addresses) // 2
+    return addresses[:half], addresses[half:]
+
+
+def check_at(buffer: bytes | memoryview, start: int, end: int, mtu: int) -> bytes:
+    """What :func:`check_packet` says, of the payload between ``start`` and ``end``: its addresses, as one."""
+    addresses: bytes
+    size = end - start - HEADER_SIZE
     if size < 20:
         raise MalformedPacket("it is shorter than an IP header")
-    version = payload[HEADER_SIZE] >> 4
+    first = buffer[start + HEADER_SIZE]
+    version = first >> 4
     if version == 4:
-        transport = (payload[10] & 15) * 4
+        length, addresses = _unpack_ipv4(buffer, start + 12)
+        transport = (first & 15) * 4
         if not 20 <= transport <= size:
             raise MalformedPacket("its IPv4 header length is wrong")
-        if payload[12] << 8 | payload[13] != size:
+        if length != size:
             raise MalformedPacket("its IPv4 total length is wrong")
-        addresses = payload[22:26], payload[26:30]
     elif version == 6:
         transport = 40
-        if size < 40 or (payload[14] << 8 | payload[15]) + 40 != size:
+        if size < 40:
             raise MalformedPacket("its IPv6 payload length is wrong")
-        addresses = payload[18:34], payload[34:50]
+        length, addresses = _unpack_ipv6(buffer, start + 14)
+        if length + 40 != size:
+            raise MalformedPacket("its IPv6 payload length is wrong")
     else:
         raise MalformedPacket(f"its IP version is {version}")
-    if payload.startswith(NO_OFFLOAD):
-        if size > mtu:
-            raise MalformedPacket("it is longer than the MTU")
-        return addresses
-    _check_header(payload, size, transport, version, mtu)
-    return addresses
-
-
-def _check_header(payload: bytes, size: int, transport: int, version: int, mtu: int) -> None:
-    flags, gso, header_length, gso_size, csum_start, csum_offset = _unpack(payload)
-    if flags & ~(NEEDS_CSUM | DATA_VALID):
-        raise MalformedPacket(f"virtio flags are {flags:#x}")
+    flags, gso, header_length, gso_size, csum_start, csum_offset = _unpack(buffer, start)
+    if flags:
+        if flags & ~(NEEDS_CSUM | DATA_VALID):
+            raise MalformedPacket(f"virtio flags are {flags:#x}")
+        if flags & NEEDS_CSUM and (csum_start < transport or csum_start + csum_offset + 2 > size):
+            raise MalformedPacket("virtio csum_start and csum_offset point outside it")
+    if not flags & NEEDS_CSUM and (csum_start or csum_offset or gso):
+        raise MalformedPacket("virtio checksum fields are set without a checksum")
     if header_length > size:
         raise MalformedPacket("virtio hdr_len is beyond its end")
-    if flags & NEEDS_CSUM:
-        if csum_start < transport or csum_start + csum_offset + 2 > size:
-            raise MalformedPacket("virtio csum_start and csum_offset point outside it")
-    elif csum_start or csum_offset or gso:
-        raise MalformedPacket("virtio checksum fields are set without a checksum")
     if gso:
-        _check_gso(payload, size, transport, version, mtu)
+        _check_gso(buffer, start, size, transport, version, mtu)
     elif gso_size or header_length:
         raise MalformedPacket("virtio segment fields are set without segments")
     elif size > mtu:
         raise MalformedPacket("it is longer than the MTU")
+    return addresses
 
 
-def _check_gso(payload: bytes, size: int, transport: int, version: int, mtu: int) -> None:
-    _, gso, _, gso_size, csum_start, csum_offset = _unpack(payload)
+def _check_gso(buffer: bytes | memoryview, start: int, size: int, transport: int, version: int, mtu: int) -> None:
+    _, gso, _, gso_size, csum_start, csum_offset = _unpack(buffer, start)
     if gso == GSO_UDP_L4:
-        _check_udp_gso(payload, size, transport, version, mtu)
+        _check_udp_gso(buffer, start, size, transport, version, mtu)
         return
     kind = gso & ~GSO_ECN
     if kind == GSO_TCPV4 and version == 4:
-        protocol = payload[19]
-        if payload[16] & 0x3F or payload[17]:
+        protocol = buffer[start + 19]
+        if buffer[start + 16] & 0x3F or buffer[start + 17]:
             raise MalformedPacket("it is a fragment with segments")
     elif kind == GSO_TCPV6 and version == 6:
-        protocol, transport = _ipv6_transport(payload, size)
+        protocol, transport = _ipv6_transport(buffer, start, size)
     else:
         raise MalformedPacket(f"virtio gso_type {gso:#x} does not fit IPv{version}")
     if protocol != TCP or csum_start != transport or csum_offset != 16 or transport + 20 > size:
         raise MalformedPacket("virtio gso_type is of TCP, but it is not TCP")
-    data_offset = (payload[HEADER_SIZE + transport + 12] >> 4) * 4
+    data_offset = (buffer[start + HEADER_SIZE + transport + 12] >> 4) * 4
     headers = transport + data_offset
     if data_offset < 20 or headers >= size:
         raise MalformedPacket("its TCP header length is wrong")
@@ -124,28 +130,49 @@ def _check_gso(payload: bytes, size: int, transport: int, version: int, mtu: int
         raise MalformedPacket(f"virtio gso_size {gso_size} is wrong")
 
 
-def _check_udp_gso(payload: bytes, size: int, transport: int, version: int, mtu: int) -> None:
-    _, _, _, gso_size, csum_start, csum_offset = _unpack(payload)
-    protocol = payload[19] if version == 4 else payload[16]
-    if version == 4 and (payload[16] & 0x3F or payload[17]):
+def _check_udp_gso(buffer: bytes | memoryview, start: int, size: int, transport: int, version: int, mtu: int) -> None:
+    _, _, _, gso_size, csum_start, csum_offset = _unpack(buffer, start)
+    protocol = buffer[start + 19] if version == 4 else buffer[start + 16]
+    if version == 4 and (buffer[start + 16] & 0x3F or buffer[start + 17]):
         raise MalformedPacket("it is a fragment with segments")
     headers = transport + 8
     if protocol != UDP or csum_start != transport or csum_offset != 6 or size <= headers:
         raise MalformedPacket("virtio gso_type is of UDP, but it is not UDP")
-    at = HEADER_SIZE + transport + 4
-    if payload[at] << 8 | payload[at + 1] != size - transport:
+    at = start + HEADER_SIZE + transport + 4
+    if buffer[at] << 8 | buffer[at + 1] != size - transport:
         raise MalformedPacket("its UDP length is wrong")
     if not gso_size or headers + gso_size > mtu or size - headers > gso_size * MAX_UDP_SEGMENTS:
         raise MalformedPacket(f"virtio gso_size {gso_size} is wrong")
 
 
-def _ipv6_transport(payload: bytes, size: int) -> tuple[int, int]:
+def _ipv6_transport(buffer: bytes | memoryview, start: int, size: int) -> tuple[int, int]:
     """The protocol after the extension headers, and the offset of its header in the packet."""
-    protocol, offset = payload[HEADER_SIZE + 6], 40
+    protocol, offset = buffer[start + HEADER_SIZE + 6], 40
     while protocol in _EXTENSIONS and offset + 8 <= size:
-        at = HEADER_SIZE + offset
-        protocol, offset = payload[at], offset + (payload[at + 1] + 1) * 8
+        at = start + HEADER_SIZE + offset
+        protocol, offset = buffer[at], offset + (buffer[at + 1] + 1) * 8
     return protocol, offset
+
+
+def addresses_at(buffer: bytes | memoryview, start: int) -> bytes:
+    """Source and destination, as one, of a packet that the kernel made: the payload that begins at ``start``."""
+    if buffer[start + HEADER_SIZE] >> 4 == 4:
+        return bytes(buffer[start + 22 : start + 30])
+    return bytes(buffer[start + 18 : start + 50])
+
+
+def source_at(buffer: bytes | memoryview, start: int) -> bytes:
+    """The source of a packet that the kernel made."""
+    if buffer[start + HEADER_SIZE] >> 4 == 4:
+        return bytes(buffer[start + 22 : start + 26])
+    return bytes(buffer[start + 18 : start + 34])
+
+
+def destination_at(buffer: bytes | memoryview, start: int) -> bytes:
+    """The destination of a packet that the kernel made."""
+    if buffer[start + HEADER_SIZE] >> 4 == 4:
+        return bytes(buffer[start + 26 : start + 30])
+    return bytes(buffer[start + 34 : start + 50])
 
 
 def flow_of(payload: bytes) -> bytes:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from kubebus.backoff import Backoff
 from kubebus.control import Hello, LinkConfig
 from kubebus.forwarding import Port
+from kubebus.frames import PacketFrames
 from kubebus.identity import PeerIdentity
 from kubebus.interfaces import IPAddress
 from kubebus.link import Link
@@ -49,7 +50,7 @@ class PeerOwner(Protocol):
     def peer_addresses(self, port: Port, addresses: tuple[IPAddress, ...], present: bool) -> None:
         """Another router's own addresses lead to ``port``, or no more."""
 
-    def peer_packets(self, port: Port, payloads: list[bytes]) -> None: ...
+    def peer_packets(self, port: Port, frames: PacketFrames) -> None: ...
 
 
 class RouterPeers:
@@ -173,9 +174,9 @@ class RouterPeers:
         self._owner.peer_changed(name)
         return True
 
-    def packets(self, link: Link, name: str, payloads: list[bytes]) -> None:
+    def packets(self, link: Link, name: str, frames: PacketFrames) -> None:
         if self._links.get(name) is link:
-            self._owner.peer_packets(self.port(name), payloads)
+            self._owner.peer_packets(self.port(name), frames)
 
     def port(self, name: str) -> Port:
         """Where packets for that router itself go."""
@@ -209,8 +210,8 @@ class PeerLink:
     def link_configured(self, link: Link, config: LinkConfig) -> None:
         """Another router has nothing to tell us."""
 
-    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
-        self._peers.packets(link, self._name, payloads)
+    def link_packets(self, link: Link, frames: PacketFrames) -> None:
+        self._peers.packets(link, self._name, frames)
 
     def link_drained(self, link: Link) -> None:
         pass

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from kubebus.fairqueue import FairQueue, QueueCounters
-from kubebus.frames import PACKET
+from kubebus.frames import HEADER_SIZE, PACKET
 
 MAX_BULK: Final = 1024 * 1024
 """Bytes of packets that may wait. Above 1 MB a stopped receiver only makes everything late."""
@@ -97,6 +97,11 @@ class LinkQueues:
             return self._wait(payload)
         self._passing.append(payload)
         return True
+
+    def passed(self, packets: int, size: int) -> None:
+        """Count PACKET frames, of ``size`` bytes with their headers, that needed no queue."""
+        self.counters.sent += packets
+        self.counters.sent_bytes += size - packets * HEADER_SIZE
 
     def _wait(self, payload: bytes) -> bool:
         if self._waiting is _NOTHING:

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from kubebus.control import AdvertisedRoute, Hello, LinkConfig
 from kubebus.exchange import peer_name
 from kubebus.forwarding import Forwarder, Port
+from kubebus.frames import PacketFrames
 from kubebus.hostnetwork import HostNetwork, HostNetworkError, TunnelInterface
 from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import IPAddress, NodeAway, NodeRecord, RegistryError, Subscription
@@ -346,10 +347,10 @@ class RouterService(Service):
         self.log.info("Node {node} is connected from {address}", node=peer.name, address=address)
         self._table.joined(node, link, self._sessions[link], address)
 
-    def packets(self, link: Link, peer: PeerIdentity, payloads: list[bytes]) -> None:
+    def packets(self, link: Link, peer: PeerIdentity, frames: PacketFrames) -> None:
         node = self._table.get(peer.name)
         if node is not None and node.link is link:
-            self._forwarder.from_link(node.port, payloads)
+            self._forwarder.from_link(node.port, frames)
 
     def left(self, link: Link, peer: PeerIdentity, address: str, error: LinkError) -> None:
         self._links.discard(link)
@@ -382,8 +383,8 @@ class RouterService(Service):
         change = self._forwarder.add if present else self._forwarder.remove
         change(port, map(ip_network, addresses))
 
-    def peer_packets(self, port: Port, payloads: list[bytes]) -> None:
-        self._forwarder.from_router(port, payloads)
+    def peer_packets(self, port: Port, frames: PacketFrames) -> None:
+        self._forwarder.from_router(port, frames)
 
     def _release(self, name: str, epoch: int) -> None:
         """Let the other routers know that the node has left this one."""
@@ -402,7 +403,7 @@ class RouterService(Service):
 
     # -- Within: the rest
 
-    def _write(self, payload: bytes) -> bool:
+    def _write(self, payload: bytes | memoryview) -> bool:
         return self._tun is not None and self._tun.write(payload)
 
     def _config(self, record: NodeRecord) -> LinkConfig:
@@ -470,8 +471,8 @@ class _NodeLink:
     def link_configured(self, link: Link, config: LinkConfig) -> None:
         raise AssertionError("a node does not configure its router")
 
-    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
-        self._router.packets(link, self._peer, payloads)
+    def link_packets(self, link: Link, frames: PacketFrames) -> None:
+        self._router.packets(link, self._peer, frames)
 
     def link_drained(self, link: Link) -> None:
         pass

@@ -21,6 +21,7 @@ from kubebus.backoff import Backoff
 from kubebus.control import Hello, LinkConfig
 from kubebus.edgepackets import Neighbour
 from kubebus.exchange import peer_name
+from kubebus.frames import PacketFrames
 from kubebus.identity import PeerIdentity
 from kubebus.interfaces import NodeAway
 from kubebus.link import Link, link_status
@@ -46,7 +47,7 @@ class SiteHost(Protocol):
 
     def route_directly(self, direct: Callable[[bytes], Link | None] | None) -> None: ...
 
-    def packets_from_neighbour(self, neighbour: Neighbour, payloads: list[bytes]) -> None: ...
+    def packets_from_neighbour(self, neighbour: Neighbour, frames: PacketFrames) -> None: ...
 
 
 @dataclass(slots=True)
@@ -240,10 +241,10 @@ class SiteLinks(Service):
         self._tell(name, True)
         return True
 
-    def packets(self, link: Link, name: str, payloads: list[bytes]) -> None:
+    def packets(self, link: Link, name: str, frames: PacketFrames) -> None:
         neighbour = self.neighbours.get(name)
         if neighbour is not None and neighbour.link is link:
-            self._host.packets_from_neighbour(neighbour.counted, payloads)
+            self._host.packets_from_neighbour(neighbour.counted, frames)
 
     def lost(self, link: Link, name: str, error: LinkError) -> None:
         self._links.discard(link)
@@ -355,8 +356,8 @@ class SiteLink:
     def link_configured(self, link: Link, config: LinkConfig) -> None:
         """A neighbour has nothing to tell us."""
 
-    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
-        self._sites.packets(link, self._name, payloads)
+    def link_packets(self, link: Link, frames: PacketFrames) -> None:
+        self._sites.packets(link, self._name, frames)
 
     def link_drained(self, link: Link) -> None:
         pass

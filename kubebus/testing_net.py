@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from kubebus.frames import HEADER_SIZE as FRAME_HEADER
+from kubebus.frames import frame_at, packet_frames
 from kubebus.hostnetwork import HostNetworkError, HostSubnet
 from kubebus.icmp import checksum
 from kubebus.interfaces import IPAddress, IPNetwork, NodeRecord, Subscription
@@ -61,11 +63,11 @@ class MemoryTun:
         self.close()
         self._lost()
 
-    def write(self, payload: bytes) -> bool:
+    def write(self, payload: bytes | memoryview) -> bool:
         if self.closed:
             self.counters.refused += 1
             return False
-        self.written.append(payload)
+        self.written.append(bytes(payload))
         self.counters.written += 1
         self.counters.written_bytes += len(payload) - HEADER_SIZE
         return True
@@ -85,7 +87,7 @@ class MemoryTun:
             payloads, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
             self.counters.read += len(payloads)
             self.counters.read_bytes += sum(map(len, payloads)) - HEADER_SIZE * len(payloads)
-            self._receiver(payloads)
+            self._receiver(packet_frames(payloads))
 
 
 class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -105,7 +107,7 @@ class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ig
 
     def test_packets_come_out_whole(self) -> None:
         received: list[bytes] = []
-        self.device.start(received.extend, self.fail)
+        self.device.start(lambda frames: received.extend(frames.payloads()), self.fail)
         for size in (1, 1000):
             self.send(size)
         self.spin(lambda: len(received) == 2)
@@ -126,7 +128,7 @@ class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ig
         received: list[bytes] = []
         self.send(1)
         self.device.pause()
-        self.device.start(received.extend, self.fail)
+        self.device.start(lambda frames: received.extend(frames.payloads()), self.fail)
         self.device.pause()
         self.send(2)
         self.assertEqual(received, [])
@@ -135,7 +137,7 @@ class TunContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ig
         self.device.resume()
 
     def test_closing(self) -> None:
-        self.device.start(lambda payloads: None, self.fail)
+        self.device.start(lambda frames: None, self.fail)
         self.device.close()
         self.device.close()
         self.device.resume()
@@ -288,7 +290,10 @@ class WireEnd(StringTransport):
     """One end of a :class:`MemoryWire`.
 
     :ivar stalled: nothing written here arrives.
+    :ivar batch: as :class:`~kubebus.fastpath.FastTLSTransport` says it; without it, links queue what they send.
     """
+
+    batch = 16384
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,6 +310,9 @@ class WireEnd(StringTransport):
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
+
+    def write(self, data: bytes | memoryview) -> None:
+        super().write(bytes(data))
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -365,3 +373,31 @@ __all__ = [
     "temporary_path",
     "udp_packet",
 ]
+
+
+class FrameParser:
+    """Cuts a byte stream into frames. It keeps at most one incomplete frame, whose length was checked first."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the incomplete frame that are here already."""
+        return len(self._kept)
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Each ``(type, payload)`` that ``data`` completes. The iterator must be exhausted before the next call.
+
+        :raises UnknownFrameType: at a frame of no known type.
+        :raises FrameTooLarge: at a frame longer than its type allows.
+        """
+        view = memoryview(self._kept + data)
+        at = 0
+        while at + FRAME_HEADER <= len(view):
+            kind, end = frame_at(view, at)
+            if end > len(view):
+                break
+            yield kind, bytes(view[at + FRAME_HEADER : end])
+            at = end
+        self._kept = bytes(view[at:])

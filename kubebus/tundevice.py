@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kubebus.frames import PacketFrames
 from kubebus.status import TunStatus
 
-Receiver = Callable[[list[bytes]], None]
-"""Gets what the kernel routes into the device: PACKET payloads, as many as were there at once."""
+Receiver = Callable[[PacketFrames], None]
+"""Gets what the kernel routes into the device, framed already: as many packets as were there at once."""
 
 
 class TunError(Exception):
@@ -39,8 +40,10 @@ class TunDevice(Protocol):
     def start(self, receiver: Receiver, lost: Callable[[], None]) -> None:
         """Give packets to ``receiver``. ``lost`` is called once if somebody else removes the device."""
 
-    def write(self, payload: bytes) -> bool:
-        """Hand a PACKET payload, which has been checked, to the kernel. ``False``: it did not take it."""
+    def write(self, payload: bytes | memoryview) -> bool:
+        """Hand a PACKET payload, which has been checked, to the kernel; it is used no longer than the call takes.
+        ``False``: the kernel did not take it.
+        """
 
     def pause(self) -> None:
         """Leave packets in the kernel's queue, which drops what it cannot hold."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from kubebus.frames import HEADER_SIZE as FRAME_HEADER
+from kubebus.frames import PACKET
 from kubebus.packets import GSO_UDP_L4, HEADER_SIZE, MAX_UDP_SEGMENTS, NEEDS_CSUM, UDP
 
 _HEADER = struct.Struct("<BBHHHH")
+_FRAME = struct.Struct(">I")
 _UDP_HEADER: Final = 8
 _CSUM_OFFSET: Final = 6
 _MOST: Final = 65535 - 64
@@ -22,56 +25,90 @@ _MOST: Final = 65535 - 64
 _CANDIDATE4: Final = _HEADER.pack(NEEDS_CSUM, 0, 0, 0, 20, _CSUM_OFFSET) + b"\x45"
 _CANDIDATE6: Final = _HEADER.pack(NEEDS_CSUM, 0, 0, 0, 40, _CSUM_OFFSET)
 
+# Of whole frames: the bytes before the data, and where the IP version is.
+_HEADERS4: Final = FRAME_HEADER + HEADER_SIZE + 20 + _UDP_HEADER
+_HEADERS6: Final = FRAME_HEADER + HEADER_SIZE + 40 + _UDP_HEADER
+_LEAST: Final = _HEADERS4 + 1
+_VERSION: Final = FRAME_HEADER + HEADER_SIZE
 
-def join(payloads: list[bytes]) -> list[bytes]:
-    """The same packets; neighbours that are of one flow and size as one. The last of them may be shorter."""
-    if len(payloads) < 2:
-        return payloads
-    joined: list[bytes] = []
-    run: list[bytes] = []
-    key: bytes | None = None
-    size = room = 0
-    for payload in payloads:
-        this = _key(payload)
-        length = len(payload)
-        if this is not None and this == key and length <= size and room >= length and len(run) < MAX_UDP_SEGMENTS:
-            run.append(payload)
-            room -= length
-            if length < size:
+# What is equal for packets of one flow. Behind the frame's header, IPv4: the virtio-net header with the IP version and
+# type of service; flags, time to live, protocol; addresses and ports. IPv6: the same up to the flow label; the rest but
+# for the length.
+_ipv4_key = struct.Struct("<4x12s4x4s2x12s").unpack_from
+_ipv6_key = struct.Struct("<4x14s2x38s").unpack_from
+
+
+def join(buffer: memoryview, bounds: list[int]) -> list[int]:
+    """Join neighbours of one flow and size, among PACKET frames that lie in ``buffer`` one after the other. The last of
+    those that are joined may be shorter.
+
+    What comes after them moves up.
+
+    :return: the new bounds.
+    """
+    joined = [bounds[0]]
+    # Where the next frame goes; the run: where it begins, the key and the length of its frames, what it can still take.
+    at = run = bounds[0]
+    key: tuple[bytes, ...] | None = None
+    keys = _ipv4_key
+    headers = size = room = count = 0
+    begin = at
+    for end in bounds[1:]:
+        length = end - begin
+        data = length - headers
+        if key is not None and 0 < data <= room and length <= size and keys(buffer, begin) == key:
+            buffer[at : at + data] = buffer[begin + headers : end]
+            at += data
+            room -= data
+            count += 1
+            if length < size or count == MAX_UDP_SEGMENTS:
                 # Only the last may be shorter.
-                key = None
+                _seal(buffer, run, at, headers, size)
+                key, count = None, 0
+                joined.append(at)
+            begin = end
             continue
-        _finish(run, joined)
-        run, key, size, room = [payload], this, length, _MOST - length
-    _finish(run, joined)
+        if count:
+            if count > 1:
+                _seal(buffer, run, at, headers, size)
+            joined.append(at)
+            count = 0
+        key = None
+        if at != begin:
+            buffer[at : at + length] = buffer[begin:end]
+        if length >= _LEAST and buffer[at + FRAME_HEADER] == NEEDS_CSUM:
+            keys, headers = (_ipv4_key, _HEADERS4) if buffer[at + _VERSION] >> 4 == 4 else (_ipv6_key, _HEADERS6)
+            if length > headers and _may_begin(found := keys(buffer, at)):
+                key, size, room, count, run = found, length, _MOST - length, 1, at
+        at += length
+        begin = end
+        if not count:
+            joined.append(at)
+    if count:
+        if count > 1:
+            _seal(buffer, run, at, headers, size)
+        joined.append(at)
     return joined
 
 
-def _key(payload: bytes) -> bytes | None:
-    """What is equal for packets that may be joined; ``None`` for those that may not."""
-    if payload.startswith(_CANDIDATE4):
-        # Not a fragment, UDP, something in it.
-        if payload[19] != UDP or payload[16] & 0x3F or payload[17] or len(payload) <= HEADER_SIZE + 28:
-            return None
-        # Type of service; flags; time to live; addresses and ports.
-        return payload[11:12] + payload[16:19] + payload[22:34]
-    if payload.startswith(_CANDIDATE6) and payload[HEADER_SIZE] >> 4 == 6:
-        if payload[16] != UDP or len(payload) <= HEADER_SIZE + 48:
-            return None
-        return payload[10:14] + payload[17:54]
-    return None
+def _may_begin(key: tuple[bytes, ...]) -> bool:
+    """Whether others may be joined to a packet, by what is equal for them all."""
+    first = key[0]
+    if len(key) == 3:
+        middle = key[1]
+        # UDP, and not a fragment.
+        return first.startswith(_CANDIDATE4) and middle[3] == UDP and not middle[0] & 0x3F and not middle[1]
+    return first.startswith(_CANDIDATE6) and first[HEADER_SIZE] >> 4 == 6 and key[1][0] == UDP
 
 
-def _finish(run: list[bytes], joined: list[bytes]) -> None:
-    if len(run) < 2:
-        joined += run
-        return
-    first = run[0]
-    ip = 20 if first[HEADER_SIZE] >> 4 == 4 else 40
-    headers = HEADER_SIZE + ip + _UDP_HEADER
-    segment = len(first) - headers
-    body = b"".join([payload[headers:] for payload in run])
-    joined.append(_with_length(first, ip, ip + _UDP_HEADER, body, GSO_UDP_L4, segment))
+def _seal(buffer: memoryview, start: int, end: int, headers: int, size: int) -> None:
+    """Make what lies there one frame: the headers of the first packet, and the data of all."""
+    ip = headers - FRAME_HEADER - HEADER_SIZE - _UDP_HEADER
+    header = bytes(buffer[start + FRAME_HEADER : start + headers])
+    _FRAME.pack_into(buffer, start, PACKET << 24 | end - start - FRAME_HEADER)
+    buffer[start + FRAME_HEADER : start + headers] = _with_length(
+        header, ip, ip + _UDP_HEADER, end - start - headers, GSO_UDP_L4, size - headers
+    )
 
 
 def split(payload: bytes) -> list[bytes]:
@@ -85,14 +122,15 @@ def split(payload: bytes) -> list[bytes]:
         first = payload
         if ip == 20:
             first = payload[:14] + (number + index & 0xFFFF).to_bytes(2, "big") + payload[16:headers]
-        packets.append(_with_length(first, ip, 0, body[start : start + segment], 0, 0))
+        data = body[start : start + segment]
+        packets.append(_with_length(first, ip, 0, len(data), 0, 0) + data)
     return packets
 
 
-def _with_length(first: bytes, ip: int, header_length: int, body: bytes, gso: int, segment: int) -> bytes:
-    """The headers of ``first`` on another body, with its lengths. The UDP checksum is left to the kernel."""
+def _with_length(first: bytes, ip: int, header_length: int, size: int, gso: int, segment: int) -> bytes:
+    """The headers of ``first`` for ``size`` bytes of data. The UDP checksum is left to the kernel."""
     header = bytearray(first[: HEADER_SIZE + ip + _UDP_HEADER])
-    udp_length = _UDP_HEADER + len(body)
+    udp_length = _UDP_HEADER + size
     _HEADER.pack_into(header, 0, NEEDS_CSUM, gso, header_length, segment, ip, _CSUM_OFFSET)
     at = HEADER_SIZE + ip
     if ip == 20:
@@ -106,7 +144,7 @@ def _with_length(first: bytes, ip: int, header_length: int, body: bytes, gso: in
     struct.pack_into(">H", header, at + 4, udp_length)
     # What the kernel expects where it is to compute the rest: the sum of the pseudo header, not inverted.
     struct.pack_into(">H", header, at + 6, _sum(pseudo + struct.pack(">HH", UDP, udp_length)))
-    return bytes(header) + body
+    return bytes(header)
 
 
 def _sum(data: bytes) -> int:

@@ -14,7 +14,7 @@ from OpenSSL._util import ffi, lib
 
 from kubebus.fastpath.engine import ROOM, Buffer
 
-_plain = ffi.new("char[]", ROOM)
+_plain = ffi.new("char[]", 2 * ROOM)
 _plain_view = memoryview(ffi.buffer(_plain))
 _cipher = ffi.new("char[]", ROOM)
 _cipher_view = memoryview(ffi.buffer(_cipher))
@@ -65,18 +65,20 @@ class DirectEngine:
         if _bio_write(self._into_ssl, _from_buffer(data), size) != size:
             raise SSL.Error("OpenSSL has no memory left for what was received")
 
-    def read(self) -> memoryview:
+    def read(self, kept: Buffer = b"") -> memoryview:
         ssl = self._ssl
-        filled = 0
-        while filled < ROOM:
-            count = _read(ssl, _plain + filled, ROOM - filled)
+        filled = len(kept)
+        _plain_view[:filled] = kept
+        end = filled + ROOM
+        while filled < end:
+            count = _read(ssl, _plain + filled, end - filled)
             if count <= 0:
                 self._explain(count)
                 break
             filled += count
         return _plain_view[:filled]
 
-    def receive(self, data: Buffer) -> memoryview:
+    def receive(self, data: Buffer, kept: Buffer = b"") -> memoryview:
         # OpenSSL reads from where the data lies, not from a copy that it would keep room for. The BIO belongs to the
         # connection, which frees the one before; it is used up when read() returns.
         bio = _new_mem_buf(_from_buffer(data), len(data))
@@ -85,7 +87,7 @@ class DirectEngine:
         _set_eof_return(bio, -1)
         _set_bio(self._ssl, bio, self._from_ssl)
         self._into_ssl = bio
-        return self.read()
+        return self.read(kept)
 
     def write(self, data: Buffer) -> None:
         # An empty write would be an error of OpenSSL's.

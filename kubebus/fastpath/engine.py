@@ -7,14 +7,15 @@ better one that works with the libraries installed.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from OpenSSL.SSL import Connection, WantReadError, ZeroReturnError
 
-CHUNK = 1 << 16
-"""Most bytes to feed or to encrypt at once: a GSO super-packet. OpenSSL's memory BIOs never shrink, so this bounds them
-too, at about 4/3 of it, for every connection that ever carried bulk."""
+CHUNK = 1 << 17
+"""Most bytes to feed or to encrypt at once: two GSO super-packets. OpenSSL's memory BIOs never shrink, so this bounds
+them too, at about 4/3 of it, for every connection that ever carried bulk."""
 
 RECORD = 1 << 14
 """Most bytes in a TLS record (RFC 8446, 5.1)."""
@@ -37,10 +38,14 @@ class Engine(Protocol):
     def feed(self, data: Buffer) -> None:
         """Take at most :data:`CHUNK` bytes of ciphertext."""
 
-    def read(self) -> memoryview:
-        """Plaintext; less than :data:`ROOM` bytes: that is all. Valid until the next ``read()`` of any engine."""
+    def read(self, kept: Buffer = b"") -> memoryview:
+        """Plaintext; less than :data:`ROOM` bytes: that is all. Valid until the next ``read()`` of any engine.
 
-    def receive(self, data: Buffer) -> memoryview:
+        :param kept: what the answer is to begin with (and what does not count): at most :data:`ROOM` bytes that an
+            earlier one ended with.
+        """
+
+    def receive(self, data: Buffer, kept: Buffer = b"") -> memoryview:
         """:meth:`feed` and :meth:`read` in one, once the handshake is over and all that was fed has been read.
 
         All that was received is in the answer. ``data`` is of no further use to the engine.
@@ -86,8 +91,14 @@ def gathered(parts: Iterable[Buffer]) -> Iterator[Buffer]:
 
 EngineFactory = Callable[[Connection], Engine]
 
+
+def scratch(size: int) -> memoryview:
+    """Bytes to work in, which take no memory before they are used."""
+    return memoryview(mmap.mmap(-1, size))
+
+
 # Every engine of the process shares the scratch: what is in it is used up before the reactor serves another.
-_plain = memoryview(bytearray(ROOM))
+_plain = scratch(2 * ROOM)
 
 
 class PublicEngine:
@@ -110,21 +121,23 @@ class PublicEngine:
     def feed(self, data: Buffer) -> None:
         self._connection.bio_write(data)
 
-    def read(self) -> memoryview:
-        filled = 0
+    def read(self, kept: Buffer = b"") -> memoryview:
+        filled = len(kept)
+        _plain[:filled] = kept
+        end = filled + ROOM
         # A record that does not fit stays in OpenSSL for the next call.
-        while filled < ROOM and not self.ended:
+        while filled < end and not self.ended:
             try:
-                filled += self._connection.recv_into(_plain[filled:])
+                filled += self._connection.recv_into(_plain[filled:end])
             except WantReadError:
                 break
             except ZeroReturnError:
                 self.ended = True
         return _plain[:filled]
 
-    def receive(self, data: Buffer) -> memoryview:
+    def receive(self, data: Buffer, kept: Buffer = b"") -> memoryview:
         self.feed(data)
-        return self.read()
+        return self.read(kept)
 
     def write(self, data: Buffer) -> None:
         view = memoryview(data)

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from OpenSSL import SSL
 
-from kubebus.fastpath.engine import CHUNK, RECORD, ROOM, Buffer, Engine, EngineFactory, choose_engine
+from kubebus.fastpath.engine import CHUNK, RECORD, ROOM, Buffer, Engine, EngineFactory, choose_engine, scratch
 
 # Content types (RFC 8446, 5.1), and messages after the handshake (4).
 _CHANGE_CIPHER_SPEC: Final = 20
@@ -40,8 +40,10 @@ _RECORD_OVERFLOW: Final = 22
 _USER_CANCELED: Final = 90
 
 _HEADER: Final = struct.Struct("!BHH")
+_header_at = _HEADER.unpack_from
 _LEGACY_VERSION: Final = 0x0303
 _TAG: Final = 16
+_FULL: Final = _HEADER.pack(_DATA, _LEGACY_VERSION, RECORD + 1 + _TAG)
 _EXTRA: Final = _HEADER.size + 1 + _TAG
 _LARGEST: Final = RECORD + 1 + _TAG
 _MAX_SHAKING: Final = RECORD + 256
@@ -105,14 +107,14 @@ class _Sealed:
     """Records to send, of the engine that wrote last. Room for all engines, used up before another has its turn."""
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(2 * ROOM))
+        self.view = scratch(2 * ROOM)
         self.filled = 0
         self.owner: RecordEngine | None = None
 
 
 _sealed = _Sealed()
 # One more record than an answer has: what was cut when it was received is completed by the next.
-_plain = memoryview(bytearray(ROOM + RECORD + 1))
+_plain = scratch(2 * ROOM + RECORD + 1)
 _to_seal = memoryview(bytearray(RECORD + 1))
 _nothing = memoryview(b"")
 
@@ -244,30 +246,47 @@ class RecordEngine:
         self.ended = shaker.ended
         return plain
 
-    def read(self) -> memoryview:
+    def read(self, kept: Buffer = b"") -> memoryview:
         if self._opening is None:
-            return self._by_openssl(lambda shaker: shaker.read()) if self._is_openssls else _nothing
+            return self._by_openssl(lambda shaker: shaker.read(kept)) if self._is_openssls else _nothing
+        filled = len(kept)
+        _plain[:filled] = kept
         inbox, self._inbox = self._inbox, b""
-        return self._open(memoryview(inbox))
+        return _plain[: self._open(memoryview(inbox), filled, filled + ROOM)]
 
-    def receive(self, data: Buffer) -> memoryview:
+    def receive(self, data: Buffer, kept: Buffer = b"") -> memoryview:
         if self._opening is None:
-            return self._by_openssl(lambda shaker: shaker.receive(data))
+            return self._by_openssl(lambda shaker: shaker.receive(data, kept))
+        view = memoryview(data)
+        filled = len(kept)
+        _plain[:filled] = kept
+        end = filled + ROOM
         if self._inbox:
-            inbox, self._inbox = self._inbox + bytes(data), b""
-            return self._open(memoryview(inbox))
-        return self._open(memoryview(data))
+            # The rest of the record that began there.
+            head = self._inbox + bytes(view[: _HEADER.size])
+            size = _HEADER.size + (head[3] << 8 | head[4]) if len(head) >= _HEADER.size else _HEADER.size
+            missing = max(size - len(self._inbox), 0)
+            inbox, self._inbox = self._inbox + bytes(view[:missing]), b""
+            filled = self._open(memoryview(inbox), filled, end)
+            if self._inbox or self.ended:
+                # It is not whole yet, so there was no more; or nothing counts that follows.
+                return _plain[:filled]
+            view = view[missing:]
+        return _plain[: self._open(view, filled, end)]
 
-    def _open(self, data: memoryview) -> memoryview:
-        """Open the records in ``data``, as many as an answer holds; the rest is kept."""
+    def _open(self, data: memoryview, filled: int, limit: int) -> int:
+        """Open the records in ``data``, as many as there is room for after ``filled`` bytes; the rest is kept.
+
+        Up to where the answer is filled then.
+        """
         keys = self._opening
         assert keys is not None
-        at, filled, size = 0, 0, len(data)
-        while filled < ROOM and not self.ended:
+        at, size = 0, len(data)
+        while filled < limit and not self.ended:
             start = at + 5
             if start > size:
                 break
-            kind, _, length = _HEADER.unpack_from(data, at)
+            kind, _, length = _header_at(data, at)
             if kind != _DATA:
                 raise self._fail(_UNEXPECTED_MESSAGE, "unexpected message")
             if not _TAG < length <= _LARGEST:
@@ -288,7 +307,7 @@ class RecordEngine:
                 filled = self._other(filled, last)
         if at < size and not self.ended:
             self._inbox = bytes(data[at:])
-        return _plain[:filled]
+        return filled
 
     def _other(self, filled: int, last: int) -> int:
         """A record that is padded, empty or not data lies in ``_plain`` from ``filled`` to ``last``."""
@@ -340,8 +359,32 @@ class RecordEngine:
                 self._seal(_DATA, data)
             return
         view = memoryview(data)
-        for start in range(0, len(view), RECORD):
+        begin = 0 if view.readonly else self._seal_in_place(view)
+        for start in range(begin, len(view), RECORD):
             self._seal(_DATA, view[start : start + RECORD])
+
+    def _seal_in_place(self, view: memoryview) -> int:
+        """Seal whole records of data, but for the end, from where they lie; up to where that was done.
+
+        What is sealed ends with the content type, which takes the place of the byte after it meanwhile.
+        """
+        keys, sealed = self._sealing, _sealed
+        assert keys is not None
+        if sealed.owner is not self or sealed.filled + (len(view) // RECORD + 1) * (RECORD + _EXTRA) > len(sealed.view):
+            self._claim(sealed)
+        seal, room, at, stop = keys.run.encrypt_into, sealed.view, sealed.filled, 0
+        while stop + RECORD < len(view):
+            begin, stop, start = stop, stop + RECORD, at + 5
+            at = start + RECORD + 17
+            next_byte = view[stop]
+            view[stop] = _DATA
+            try:
+                seal(keys.nonce(), view[begin : stop + 1], _FULL, room[start:at])
+            finally:
+                view[stop] = next_byte
+            room[start - 5 : start] = _FULL
+        sealed.filled = at
+        return stop
 
     def _seal(self, kind: int, content: Buffer) -> None:
         keys, sealed = self._sealing, _sealed

@@ -37,11 +37,12 @@ from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from kubebus.exchange import peer_name
-from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory, gathered
-from kubebus.fastpath.pacing import JUDGE_EVERY, READ_AHEAD, CongestionChoice, ReceiveLimit, UnsentLimit
+from kubebus.fastpath.engine import CHUNK, ROOM, Buffer, Engine, EngineFactory, gathered, scratch
+from kubebus.fastpath.pacing import JUDGE_EVERY, LOOK_EVERY, CongestionChoice, ReceiveLimit, UnsentLimit
+from kubebus.fastpath.poll import busy_poll
 from kubebus.tcpinfo import path_of
 
-READS_PER_WAKEUP = 4
+READS_PER_WAKEUP = 2
 """Full reads before the reactor may serve somebody else: 256 KiB, about a tenth of a millisecond."""
 
 CLOSE_TIMEOUT = 10.0
@@ -56,7 +57,7 @@ _BUF_LOCK = 72
 _LARGE = 1 << 22
 
 # Used up before the reactor serves another descriptor, so one for all.
-_received = memoryview(bytearray(CHUNK))
+_received = scratch(CHUNK)
 
 
 class HandshakeTimeout(ConnectionLost):
@@ -87,8 +88,11 @@ class Limits:
 class IViewReceiver(Interface):
     """A protocol that wants received data without a copy."""
 
-    def viewReceived(view: memoryview) -> None:
-        """Like ``dataReceived``; the view is valid only until the method returns."""
+    def viewReceived(view: memoryview) -> int:
+        """Like ``dataReceived``; the view is valid only until the method returns.
+
+        How many bytes at its end the protocol wants to see again, before what follows: at most :data:`ROOM`.
+        """
 
 
 @implementer(ITransport, INegotiated, ISystemHandle, IPushProducer, IReadWriteDescriptor)
@@ -117,6 +121,7 @@ class FastTLSTransport:
         self.factory = factory
         """What Twisted's connection creators ask for the protocols to negotiate."""
         self._reactor = reactor
+        self._poll = busy_poll(reactor)
         self._tcp = tcp
         self._protocol: IProtocol
         self._new_engine = new_engine
@@ -138,14 +143,16 @@ class FastTLSTransport:
         self._limit = UnsentLimit()
         self._ahead = ReceiveLimit()
         self._choice = CongestionChoice() if limits.congestion == CONGESTION else None
-        self._judge_at = 0.0
+        self._judge_at = self._look_at = 0.0
         self._received = 0
         self._sent = 0
         self._producer: Any = None
         self._streaming = False
         self._paused = False
         self._timer: IDelayedCall | None = None
-        self._deliver: Callable[[memoryview], object]
+        self._deliver: Callable[[memoryview], int]
+        self._kept = b""
+        """What the protocol wants to see again."""
         self.wrappedProtocol = protocol
 
     # Made and unmade, by the protocol that the TCP transport knows.
@@ -194,7 +201,7 @@ class FastTLSTransport:
         if IViewReceiver.providedBy(protocol):
             self._deliver = protocol.viewReceived
         else:
-            self._deliver = lambda plain: protocol.dataReceived(bytes(plain))
+            self._deliver = lambda plain: _copy_to(protocol, plain)
 
     # The reactor's side.
 
@@ -265,6 +272,7 @@ class FastTLSTransport:
         return self._limit.limit
 
     def write(self, data: Buffer) -> None:
+        """Encrypt and send. A buffer is used no longer than the call takes."""
         if self._open and len(data) <= CHUNK:
             try:
                 self._engine.write(data)
@@ -326,12 +334,12 @@ class FastTLSTransport:
     def pauseProducing(self) -> None:
         if self.reading:
             self.reading = False
-            self._reactor.removeReader(self)
+            self._poll.removeReader(self)
 
     def resumeProducing(self) -> None:
         if not self.reading and not self._finished and self.connected:
             self.reading = True
-            self._reactor.addReader(self)
+            self._poll.addReader(self)
 
     def stopProducing(self) -> None:
         self.loseConnection()
@@ -438,9 +446,12 @@ class FastTLSTransport:
         """Decrypt and deliver; ``None``: what came with the end of the handshake."""
         engine = self._engine
         try:
-            plain = engine.read() if data is None else engine.receive(data)
-            if plain:
-                self._deliver(plain)
+            kept = self._kept
+            plain = engine.read(kept) if data is None else engine.receive(data, kept)
+            size = len(plain)
+            if size > len(kept):
+                left = self._deliver(plain)
+                self._kept = bytes(plain[size - left :]) if left else b""
         except SSL.Error as error:
             self._flush()
             self._fail(error)
@@ -521,7 +532,7 @@ class FastTLSTransport:
         self._open = False
         self._cancel_timer()
         self.reading = False
-        self._reactor.removeReader(self)
+        self._poll.removeReader(self)
         self._stop_writing()
 
     def _handshake_timed_out(self) -> None:
@@ -544,12 +555,12 @@ class FastTLSTransport:
     def _start_writing(self) -> None:
         if not self._writing and not self._finished:
             self._writing = True
-            self._reactor.addWriter(self)
+            self._poll.addWriter(self)
 
     def _stop_writing(self) -> None:
         if self._writing:
             self._writing = False
-            self._reactor.removeWriter(self)
+            self._poll.removeWriter(self)
 
     def _pause_producer(self) -> None:
         if self._producer is not None and self._streaming and not self._paused:
@@ -558,14 +569,16 @@ class FastTLSTransport:
 
     def _is_behind(self) -> None:
         """There was more to read than one turn allows: see that it does not become much."""
-        if self._finished:
+        now = self._reactor.seconds()
+        if self._finished or now < self._look_at:
             return
+        self._look_at = now + LOOK_EVERY
         try:
             (unread,) = _INT.unpack(fcntl.ioctl(self._socket, termios.FIONREAD, bytes(_INT.size)))
             path = path_of(self._socket)
             round_trip = (path and path.round_trip) or 0.0
-            if self._ahead.behind(self._reactor.seconds(), self._received, unread, round_trip):
-                self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, self._ahead.limit or READ_AHEAD)
+            if self._ahead.behind(now, self._received, unread, round_trip) and self._ahead.limit is not None:
+                self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, self._ahead.limit)
         except OSError:
             pass  # An old kernel, or no right to: latency under load is all that it costs.
 
@@ -604,5 +617,11 @@ _nobody = Protocol()
 _failure: Callable[[BaseException], Failure] = Failure
 
 
-def _drop(view: memoryview) -> None:
+def _copy_to(protocol: IProtocol, plain: memoryview) -> int:
+    protocol.dataReceived(bytes(plain))
+    return 0
+
+
+def _drop(view: memoryview) -> int:
     """Deliver to nobody."""
+    return 0

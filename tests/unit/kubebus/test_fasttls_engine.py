@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.fastpath import direct, engine
 from kubebus.fastpath.direct import DirectEngine
-from kubebus.fastpath.engine import CHUNK, RECORD, Engine, PublicEngine, choose_engine, gathered
+from kubebus.fastpath.engine import CHUNK, RECORD, ROOM, Engine, PublicEngine, choose_engine, gathered
 from kubebus.fastpath.records import RecordEngine
 from tests.unit.kubebus.fasttls import memory_pair
 
@@ -100,6 +100,42 @@ class EngineContract(_Base):
         self.assertEqual(bytes(self.server.receive(bytes(self.client.output()))), b"")
         self.assertTrue(self.server.ended)
         self.assertTrue(self.server.shutdown())
+
+    def test_begins_with_what_was_kept(self) -> None:
+        """However long that is, and wherever records are cut."""
+        self.shake()
+        data = bytes(range(256)) * (CHUNK // 256)
+        for kept in (b"k", b"kept" * 10_000, bytes(ROOM)):
+            for step in (16_000, CHUNK):
+                self.client.write(data)
+                out = b""
+                while part := bytes(self.client.output()):
+                    out += part
+                answer = kept
+                for start in range(0, len(out), step):
+                    answer = bytes(self.server.receive(out[start : start + step], answer))
+                    if len(answer) > ROOM:
+                        break
+                else:
+                    self.assertEqual(answer, kept + data)
+                    continue
+                # More than can be kept: the rest without.
+                rest = b"".join(
+                    bytes(self.server.receive(out[at : at + step])) for at in range(start + step, len(out), step)
+                )
+                self.assertEqual(answer + rest, kept + data)
+
+    def test_what_is_written_stays_as_it_is(self) -> None:
+        self.shake()
+        for size in (1, RECORD - 1, RECORD, RECORD + 1, 2 * RECORD, 3 * RECORD + 7, CHUNK):
+            original = bytes(range(251)) * (CHUNK // 251 + 1)
+            data = bytearray(original)
+            self.server.write(memoryview(data)[5 : 5 + size])
+            self.carry(self.server, self.client)
+            received = bytearray()
+            while plain := self.client.read():
+                received += plain
+            self.assertEqual((data, received), (original, original[5 : 5 + size]))
 
     def test_forged_data_is_an_error_of_receiving_too(self) -> None:
         self.shake()

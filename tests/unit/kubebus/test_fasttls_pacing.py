@@ -3,12 +3,14 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.fastpath.pacing import (
+    AHEAD_TIME,
     ENOUGH,
     FIRST,
     HIGHEST,
+    LEAST_AHEAD,
     LONG_PATH,
     LOWEST,
-    READ_AHEAD,
+    MOST_AHEAD,
     RELEASE,
     SHORT,
     SHORT_PATH,
@@ -76,19 +78,27 @@ class ReceiveLimitTests(SynchronousTestCase):
         """Read ``rate`` bytes a second while more waits; the time after it."""
         now = start
         while now < start + seconds:
-            self.limit.behind(now, int((now - start) * rate), 4 * READ_AHEAD, round_trip)
+            self.limit.behind(now, int((now - start) * rate), 2 * MOST_AHEAD, round_trip)
             now += 0.01
         return now
 
     def test_the_kernel_decides_while_we_are_fast_enough(self) -> None:
-        self.assertFalse(self.limit.behind(1.0, 10**6, READ_AHEAD, 0.0001))
+        self.assertFalse(self.limit.behind(1.0, 10**6, LEAST_AHEAD, 0.0001))
         self.assertFalse(self.limit.caught_up(2.0))
         self.assertIsNone(self.limit.limit)
 
     def test_little_on_a_short_path(self) -> None:
-        self.fall_behind(200e6, 0.0001)
-        assert self.limit.limit is not None
-        self.assertLess(self.limit.limit, 2 * READ_AHEAD)
+        for rate in (5e6, 50e6, 200e6, 2e9):
+            self.limit = ReceiveLimit()
+            self.fall_behind(rate, 0.0001)
+            assert self.limit.limit is not None
+            wanted = min(max(rate * AHEAD_TIME, LEAST_AHEAD), MOST_AHEAD)
+            self.assertTrue(wanted / 2 <= self.limit.limit <= wanted * 2 + 2 * rate * 0.0001, rate)
+
+    def test_what_was_read_long_ago_tells_nothing(self) -> None:
+        self.assertFalse(self.limit.behind(100.0, 0, 2 * MOST_AHEAD, 0.0001))
+        self.assertFalse(self.limit.behind(100.0 + 2 * RELEASE, 10**4, 2 * MOST_AHEAD, 0.0001))
+        self.assertIsNone(self.limit.limit)
 
     def test_enough_to_keep_a_long_path_busy(self) -> None:
         self.fall_behind(50e6, 0.1)

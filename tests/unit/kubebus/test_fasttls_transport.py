@@ -329,9 +329,10 @@ class TwistedTLSTests(TLSTransportContract, TestCase):
 class Viewer(Recorder):
     """Takes views, and wants them to be just that."""
 
-    def viewReceived(self, view: memoryview) -> None:
+    def viewReceived(self, view: memoryview) -> int:
         assert isinstance(view, memoryview)
         super().dataReceived(bytes(view))
+        return 0
 
     def dataReceived(self, data: bytes) -> None:
         raise AssertionError("a copy was made")

@@ -6,8 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from kubebus.frames import CONTROL, HEADER_SIZE, LIMITS, PACKET, STREAM, FrameParser, frame, frame_header
+from kubebus.frames import (
+    CONTROL,
+    HEADER_SIZE,
+    LIMITS,
+    PACKET,
+    STREAM,
+    PacketFrames,
+    frame,
+    frame_header,
+    packet_bounds,
+    packet_frames,
+)
 from kubebus.linkerrors import FrameTooLarge, LocalProtocolError, RemoteProtocolError, UnknownFrameType
+from kubebus.testing_net import FrameParser
 
 _FRAMES = st.lists(st.tuples(st.sampled_from([CONTROL, STREAM, PACKET]), st.binary(max_size=300)), max_size=8)
 
@@ -43,6 +55,35 @@ class FrameParserTests(SynchronousTestCase):
             data = data[size:]
         self.assertEqual(found, frames)
         self.assertEqual(parser.buffered, 0)
+
+    @given(_FRAMES, st.integers(0, 400), st.integers(0, 8))
+    def test_packets_in_a_row(self, frames: list[tuple[int, bytes]], missing: int, first: int) -> None:
+        """As many as lie whole from there on, as the parser finds them one by one."""
+        encoded = [frame(kind, payload) for kind, payload in frames]
+        at = sum(map(len, encoded[:first]))
+        data = b"".join(encoded)
+        data = data[: max(at, len(data) - missing)]
+        expected = []
+        for kind, payload in FrameParser().feed(data[at:]):
+            if kind != PACKET:
+                break
+            expected.append(payload)
+        bounds = packet_bounds(memoryview(data), at)
+        self.assertEqual(bounds[0], at)
+        self.assertEqual(PacketFrames(memoryview(data), bounds).payloads(), expected)
+
+    def test_a_packet_that_is_too_long(self) -> None:
+        good = frame(PACKET, b"good")
+        head = (PACKET << 24 | LIMITS[PACKET] + 1).to_bytes(4, "big")
+        self.assertRaises(FrameTooLarge, packet_bounds, memoryview(good + head), 0)
+        largest = (PACKET << 24 | LIMITS[PACKET]).to_bytes(4, "big")
+        self.assertEqual(packet_bounds(memoryview(good + largest), 0), [0, len(good)])
+
+    @given(st.lists(st.binary(max_size=50)))
+    def test_framed_and_back(self, payloads: list[bytes]) -> None:
+        frames = packet_frames(payloads)
+        self.assertEqual(frames.payloads(), payloads)
+        self.assertEqual(list(FrameParser().feed(bytes(frames.buffer))), [(PACKET, each) for each in payloads])
 
     @given(st.lists(st.binary(max_size=200), max_size=20))
     def test_any_bytes(self, chunks: list[bytes]) -> None:

@@ -12,14 +12,14 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.control import Close, Hello, LinkConfig, Message, Ping, Reconfigure, decode, encode
-from kubebus.frames import CONTROL, HEADER_SIZE, LIMITS, PACKET, STREAM, FrameParser, frame
+from kubebus.frames import CONTROL, HEADER_SIZE, MAX_FRAME, PACKET, STREAM, PacketFrames, frame
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role
 from kubebus.link import Link
 from kubebus.linkerrors import ClosedByPeer, LinkError, LinkRefused, LinkTimeout, RemoteProtocolError, TransportLost
 from kubebus.queues import MAX_BULK
 from kubebus.session import Side
 from kubebus.streamtransport import ServiceTable
-from kubebus.testing_net import WireEnd, tcp_gso_packet, udp_packet
+from kubebus.testing_net import FrameParser, WireEnd, tcp_gso_packet, udp_packet
 from tests.unit.kubebus.test_control import CONFIG
 
 EDGE = PeerIdentity("default", Role.NODE, "edge1")
@@ -47,8 +47,8 @@ class Owner:
     def link_configured(self, link: Link, config: LinkConfig) -> None:
         self.configs.append(config)
 
-    def link_packets(self, link: Link, payloads: list[bytes]) -> None:
-        self.packets += payloads
+    def link_packets(self, link: Link, frames: PacketFrames) -> None:
+        self.packets += frames.payloads()
 
     def link_drained(self, link: Link) -> None:
         self.drained += 1
@@ -227,6 +227,6 @@ class LinkTests(SynchronousTestCase):
         self.assertLessEqual(len(bench.owner.errors), 1)
         for error in bench.owner.errors:
             self.assertIsInstance(error, (RemoteProtocolError, ClosedByPeer))
-        self.assertLess(bench.link._parser.buffered, max(LIMITS.values()) + HEADER_SIZE)
+        self.assertLess(len(bench.link._kept), MAX_FRAME)
         self.assertLessEqual(bench.link.backlog, MAX_BULK)
         self.assertEqual(self.flushLoggedErrors(), [])

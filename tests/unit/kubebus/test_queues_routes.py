@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from kubebus.frames import CONTROL, PACKET, STREAM, FrameParser, frame
+from kubebus.frames import CONTROL, PACKET, STREAM, frame
 from kubebus.queues import BATCH, LinkQueues
 from kubebus.routes import RouteTable
-from kubebus.testing_net import tcp_gso_packet, udp_packet
+from kubebus.testing_net import FrameParser, tcp_gso_packet, udp_packet
 
 A, B = "10.250.0.2", "10.192.3.4"
 

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from kubebus.backoff import Backoff
 from kubebus.ca import Authority
 from kubebus.edgepackets import EdgePackets, Neighbour
+from kubebus.frames import PacketFrames
 from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import NodeAway
 from kubebus.link import Link
@@ -163,8 +164,8 @@ class Host:
     def route_directly(self, direct: Any) -> None:
         self.packets.direct = direct
 
-    def packets_from_neighbour(self, neighbour: Neighbour, payloads: list[bytes]) -> None:
-        self.packets.from_neighbour(neighbour, payloads, self.tun)
+    def packets_from_neighbour(self, neighbour: Neighbour, frames: PacketFrames) -> None:
+        self.packets.from_neighbour(neighbour, frames, self.tun)
 
 
 class Node:
@@ -288,7 +289,7 @@ class SiteLinksTests(SynchronousTestCase):
     def test_sources_are_checked_at_both_ends(self) -> None:
         spoofed = udp_packet("10.192.4.9", "10.192.3.9")
         self.a.host.tun.route(spoofed)
-        self.assertEqual((self.a.host.packets.lost, self.b.arrived), (1, []))
+        self.assertEqual((self.a.host.packets.foreign, self.b.arrived), (1, []))
         link = self.a.links.neighbours["b"].link
         assert link is not None
         for payload in (spoofed, udp_packet("10.192.2.9", "10.192.4.9"), b"x" * 40):

@@ -15,12 +15,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from kubebus.frames import HEADER_SIZE, MAX_STREAM_DATA, FrameParser
+from kubebus.frames import HEADER_SIZE, MAX_STREAM_DATA
 from kubebus.identity import PeerIdentity, Role
 from kubebus.interfaces import NodeAway, StreamAddress
 from kubebus.linkerrors import LocalProtocolError, StreamViolation
 from kubebus.streams import FIRST_WINDOW, MAX_STREAMS, WINDOW_SIZE, Stream, Streams
 from kubebus.streamtransport import LinkStreams, ServiceTable
+from kubebus.testing_net import FrameParser
 
 NODE = PeerIdentity("default", Role.NODE, "edge1")
 ROUTER = PeerIdentity("default", Role.ROUTER, "r1")

@@ -39,7 +39,7 @@ class ByteOrderTests(SynchronousTestCase):
         received: list[bytes] = []
         device = LinuxTun(MemoryReactorClock(), "kb0", ours, swapped=True)
         self.addCleanup(device.close)
-        device.start(received.extend, self.fail)
+        device.start(lambda frames: received.extend(frames.payloads()), self.fail)
         os.write(kernels, swap_header(payload))
         device.doRead()
         self.assertEqual(received, [payload])
