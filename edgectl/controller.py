@@ -129,7 +129,9 @@ class EdgeController(Service):
             self._around,
             self._mirrored,
         )
-        self._pod_sync = PodSync(reactor, client, self._edges, self._index, self._mirrored, self._tell, self._warn)
+        self._pod_sync = PodSync(
+            reactor, client, self._edges, self._index, self._mirrored, self._tell, self._warn, self._look_at_pod
+        )
         self._event_sync = EventSync(reactor, client, self._edges, self._index, self._mirrored)
         self._event_work: Workers[EventKey] = Workers(reactor, "event", self._event, self._random, EVENT_CONCURRENCY)
         self._node_work = self._workers("node", self._node)
@@ -408,6 +410,9 @@ class EdgeController(Service):
     async def _report(self, key: str) -> None:
         if wait := await self._pod_sync.report(key):
             self._pod_work.add_after(key, wait)
+
+    def _look_at_pod(self, key: str, seconds: float) -> None:
+        self._pod_work.add_after(key, seconds, pending=False)
 
     async def _event(self, key: EventKey) -> None:
         if wait := await self._event_sync.send(key):

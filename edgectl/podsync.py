@@ -142,14 +142,17 @@ class PodSync:
         mirror: Callable[[], Mirror],
         tell: Callable[[Mapping[str, Any], str, str], None],
         warn: Callable[[Mapping[str, Any], str, str], None],
+        look: Callable[[str, float], None],
     ) -> None:
-        """:param tell: of a pod, by an Event with that reason and message; ``warn``: by a warning."""
+        """:param tell: of a pod, by an Event with that reason and message; ``warn``: by a warning.
+        :param look: has a pod reported on once more after some seconds, though nothing is left to do until then.
+        """
         self._reactor = reactor
         self._client = client
         self._directory = directory
         self._index = index
         self._mirror = mirror
-        self._tell, self._warn = tell, warn
+        self._tell, self._warn, self._look = tell, warn, look
         # By pod: since when the words of other nodes and of its own contradict each other.
         self._contradicted: dict[str, dict[tuple[str, str], float]] = {}
         self._refused: dict[str, set[tuple[str, str]]] = {}
@@ -175,13 +178,12 @@ class PodSync:
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
         word, revision = self._word(pod)
         running, refused = takers(pod, self._mirror(), self._directory)
-        believed, again = self._believed(key, owner, word, running, refused)
+        believed = self._believed(key, owner, word, running, refused)
         for each in refused:
             self._refuse(pod, each)
         view = shown(pod, owner, word, revision, believed, self._reactor.seconds())
         if view is None:
-            return again
-        again = min(again, view.again) if again and view.again else again or view.again
+            return 0.0
         try:
             if patch := self._patch(pod, view):
                 if wait := self._pace.take(view.edge.name, self._reactor.seconds()):
@@ -198,24 +200,25 @@ class PodSync:
         except StatusError as error:
             if not error.not_found:
                 raise
-        return again
+        return view.again
 
     def _believed(
         self, key: str, owner: EdgeNode, word: Object | None, running: list[Taker], refused: list[Refused]
-    ) -> tuple[list[Taker], float]:
-        """Those whom the pod's own node does not belie for long; the seconds until that may be so of one more."""
+    ) -> list[Taker]:
+        """Those whom the pod's own node does not belie for long."""
         now = self._reactor.seconds()
         if not running or not is_contradicted(owner, word, now):
             self._contradicted.pop(key, None)
-            return running, 0.0
+            return running
         before = self._contradicted.get(key, {})
         since = {(each.node.name, each.uid): before.get((each.node.name, each.uid), now) for each in running}
         self._contradicted[key] = since
         left = {name: first + CONTRADICTED_SECONDS - now for name, first in since.items()}
         why = f"node {owner.name}, to which it is bound, is connected and runs it"
         refused += [Refused(each.node.name, why) for each in running if left[each.node.name, each.uid] <= 0]
-        believed = [each for each in running if left[each.node.name, each.uid] > 0]
-        return believed, min((seconds for seconds in left.values() if seconds > 0), default=0.0)
+        if soon := min((seconds for seconds in left.values() if seconds > 0), default=0.0):
+            self._look(key, soon)
+        return [each for each in running if left[each.node.name, each.uid] > 0]
 
     def _refuse(self, pod: Mapping[str, Any], refused: Refused) -> None:
         """Tell once."""

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from kubebus.control import Hello, LinkConfig
 from kubebus.fastpath import IViewReceiver
-from kubebus.frames import CONTROL, HEADER_SIZE, PACKET, PacketFrames, frame, frame_at, packet_bounds
+from kubebus.frames import CONTROL, HEADER_SIZE, PACKET, PacketFrames, frame, frame_at, packet_bounds, packet_frames
 from kubebus.identity import InvalidIdentity, PeerIdentity
 from kubebus.linkerrors import LinkError, LinkRefused, RemoteProtocolError, TransportLost
 from kubebus.queues import BATCH, LinkQueues, QueueCounters
@@ -36,6 +36,11 @@ _LONG: Final = 16 * 1024
 
 _MAX_ANSWERS: Final = 1024
 """Control and window frames that may wait for a peer which asks and does not read."""
+
+
+_MAX_RUNS: Final = 16
+"""Runs of packets, with other frames between them, that are handled one by one in a read; each may cost a system call.
+The packets of a peer that makes more are handled together, after everything else."""
 
 
 class LinkHandler(Protocol):
@@ -246,6 +251,8 @@ class Link(TwistedProtocol):
     def _frames(self, view: memoryview, now: float) -> int:
         """Handle the frames that are here; how many bytes at the end are of one that is not whole."""
         at, size, session = 0, len(view), self.session
+        runs = 0
+        late: list[bytes] = []
         while at + HEADER_SIZE <= size:
             if view[at] == PACKET:
                 bounds = packet_bounds(view, at)
@@ -253,7 +260,12 @@ class Link(TwistedProtocol):
                     break
                 at = bounds[-1]
                 session.received_data(now)
-                self._handler.link_packets(self, PacketFrames(view, bounds))
+                frames = PacketFrames(view, bounds)
+                runs += 1
+                if runs <= _MAX_RUNS:
+                    self._handler.link_packets(self, frames)
+                else:
+                    late += frames.payloads()
             else:
                 kind, end = frame_at(view, at)
                 if end > size:
@@ -262,6 +274,8 @@ class Link(TwistedProtocol):
                 at = end
             if session.has_ended:
                 return 0
+        if late:
+            self._handler.link_packets(self, packet_frames(late))
         return size - at
 
     def _other_frame(self, kind: int, payload: bytes, now: float) -> None:

@@ -74,10 +74,7 @@ class LinkQueues:
     def block(self) -> None:
         """The transport takes nothing for now: packets wait in turn."""
         self._blocked = True
-        if self._passing:
-            for payload in self._passing:
-                self._wait(payload)
-            self._passing.clear()
+        self._hold_passing()
 
     def unblock(self) -> None:
         self._blocked = False
@@ -93,7 +90,11 @@ class LinkQueues:
 
     def put_packet(self, payload: bytes) -> bool:
         """Queue the payload of a PACKET frame, or drop it and count it. Whether it was queued."""
-        if self._blocked or self._waiting.bytes or len(self._passing) >= _MAX_PASSING:
+        if self._blocked or self._waiting.bytes:
+            return self._wait(payload)
+        if len(self._passing) >= _MAX_PASSING:
+            # Before this one: a flow stays in order.
+            self._hold_passing()
             return self._wait(payload)
         self._passing.append(payload)
         return True
@@ -102,6 +103,12 @@ class LinkQueues:
         """Count PACKET frames, of ``size`` bytes with their headers, that needed no queue."""
         self.counters.sent += packets
         self.counters.sent_bytes += size - packets * HEADER_SIZE
+
+    def _hold_passing(self) -> None:
+        """What was on its way straight through waits in turn."""
+        passing, self._passing = self._passing, []
+        for payload in passing:
+            self._wait(payload)
 
     def _wait(self, payload: bytes) -> bool:
         if self._waiting is _NOTHING:

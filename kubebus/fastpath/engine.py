@@ -94,7 +94,7 @@ EngineFactory = Callable[[Connection], Engine]
 
 def scratch(size: int) -> memoryview:
     """Bytes to work in, which take no memory before they are used."""
-    return memoryview(mmap.mmap(-1, size))
+    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 # Every engine of the process shares the scratch: what is in it is used up before the reactor serves another.

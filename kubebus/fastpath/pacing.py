@@ -64,6 +64,8 @@ in a row wait for each other: 6 ms carried 15 to 30 % more than 2 ms, for 4 ms m
 LEAST_AHEAD = 1 << 17
 """Bytes of it at least, and :data:`MOST_AHEAD` at most."""
 MOST_AHEAD = 1 << 21
+MOST = 1 << 26
+"""Bytes, whatever the peer makes the path look like: it need only be late with its acknowledgements."""
 LOOK_EVERY = 0.01
 """Seconds between looks at how much that is."""
 RELEASE = 1.0
@@ -103,7 +105,7 @@ class ReceiveLimit:
             return False
         self._ahead = min(max(int(rate * AHEAD_TIME), LEAST_AHEAD), MOST_AHEAD)
         # Twice what the path needs to stay busy, and what is to lie ready here.
-        wanted = self._ahead + int(2 * rate * round_trip)
+        wanted = min(self._ahead + int(2 * rate * round_trip), MOST)
         if self.limit is None or not wanted / 2 <= self.limit <= wanted * 2:
             self.limit = wanted
             return True

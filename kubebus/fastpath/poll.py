@@ -113,12 +113,16 @@ class BusyPoll:
     def _want(self, descriptor: Any, event: int) -> None:
         fd = descriptor.fileno()
         mask = self._masks.get(fd)
+        if mask is not None and self._descriptors[fd] is not descriptor:
+            # That one was closed without a word, and its number is somebody else's now.
+            self._forget(fd)
+            mask = None
         if mask is None:
             self._epoll.register(fd, event)
             self._masks[fd] = event
             self._descriptors[fd] = descriptor
-            if len(self._masks) == 1:
-                self._reactor.addReader(self)
+            # Not only the first time: the reactor may have forgotten everything (removeAll()).
+            self._reactor.addReader(self)
         elif not mask & event:
             self._masks[fd] = mask | event
             self._epoll.modify(fd, mask | event)
@@ -126,6 +130,10 @@ class BusyPoll:
     def _unwant(self, descriptor: Any, event: int) -> None:
         fd = descriptor.fileno()
         if self._descriptors.get(fd) is not descriptor:
+            if fd < 0:
+                # Closed already: the kernel has forgotten it, we have not.
+                for number in [number for number, known in self._descriptors.items() if known is descriptor]:
+                    self._forget(number)
             return
         mask = self._masks[fd]
         if not mask & event:
@@ -134,8 +142,14 @@ class BusyPoll:
             self._masks[fd] = mask & ~event
             self._epoll.modify(fd, mask & ~event)
             return
+        self._forget(fd)
+
+    def _forget(self, fd: int) -> None:
         del self._masks[fd], self._descriptors[fd]
-        self._epoll.unregister(fd)
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass  # Closed meanwhile.
         if not self._masks:
             self._reactor.removeReader(self)
 

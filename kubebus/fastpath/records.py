@@ -179,8 +179,8 @@ class RecordEngine:
             record = self._next_record()
             if record:
                 shaker.feed(record)
-                asked = False
-                if record[0] == _CHANGE_CIPHER_SPEC:
+                first, asked = asked, False
+                if first and record[0] == _CHANGE_CIPHER_SPEC:
                     # It is ignored (RFC 8446, 5), or wrong; what comes with it shows which.
                     continue
             elif asked:

@@ -197,6 +197,21 @@ class WorkersTests(SynchronousTestCase):
         self.waits["a"][-1].callback(None)
         self.assertTrue(self.workers.idle)
 
+    def test_who_only_looks_again_is_idle(self) -> None:
+        self.workers.start()
+        self.workers.add_after("a", 60, pending=False)
+        self.assertTrue(self.workers.idle)
+        self.workers.add_after("a", 90)
+        self.assertFalse(self.workers.idle)
+        self.clock.advance(60)
+        self.clock.advance(0)
+        self.assertEqual(["a"], self.started)
+        self.waits["a"][-1].callback(None)
+        self.assertTrue(self.workers.idle)
+        self.workers.add_after("a", 90)
+        self.workers.add_after("a", 60, pending=False)
+        self.assertFalse(self.workers.idle)
+
     def test_a_bug_in_the_handler_is_logged_and_tried_again(self) -> None:
         self.workers.start()
         self.workers.add("a")

@@ -150,6 +150,26 @@ class BusyPollTests(TestCase):
         two.other.send(b"x")
         await two.seen
 
+    async def test_who_was_closed_without_a_word_is_forgotten(self) -> None:
+        """Its number may be somebody else's at once, who is served then."""
+        for late in (True, False):
+            one = self.descriptor()
+            self.poll.addReader(one)
+            number = one.fileno()
+            one.socket.close()
+            if late:
+                self.poll.removeReader(one)
+                self.assertEqual(self.poll._descriptors, {})
+            two = self.descriptor()
+            if two.fileno() != number:
+                two.socket, two.other = two.other, two.socket
+            self.assertEqual(two.fileno(), number)
+            self.poll.addReader(two)
+            two.other.send(b"x")
+            await two.seen
+            self.assertEqual(two.read, [b"x"])
+            two.close()
+
     async def test_the_reactor_has_its_turn(self) -> None:
         """Somebody who is always ready does not stop the clock."""
         one = self.descriptor()

@@ -162,6 +162,14 @@ class RecordTests(SynchronousTestCase):
         two.feed(b"\x14\3\3\0\1\2" + b"\x14\3")
         self.assertRaises(SSL.Error, two.handshake)
 
+    def test_a_heap_of_records_that_say_nothing_is_judged_at_its_beginning(self) -> None:
+        _, server = memory_pair()
+        engine = RecordEngine(server, DirectEngine)
+        engine.feed(b"\x14\3\3\0\1\1" * 20000)
+        self.assertRaises(SSL.Error, engine.handshake)
+        inbox: Any = engine._inbox
+        self.assertGreater(len(inbox), 6 * 19990)
+
     def test_takes_new_keys_before_the_old_ones_are_worn_out(self) -> None:
         pair = Pair()
         sealing: Any = pair.server._sealing

@@ -187,6 +187,18 @@ class LinkTests(SynchronousTestCase):
             (error,) = bench.owner.errors
             self.assertIn("does not read", str(error))
 
+    def test_packets_among_other_frames(self) -> None:
+        """A peer that puts something between all of its packets does not make each of them a call."""
+        bench = Bench(Side.ROUTER)
+        calls = []
+        self.patch(bench.owner, "link_packets", lambda link, frames: calls.append(frames.payloads()))
+        sent = [udp_packet("10.250.0.2", "10.250.0.3", b"%d" % number) for number in range(500)]
+        reset = frame(STREAM, b"\0\0\0\1\7")
+        opened = frame(STREAM, b"\0\0\0\1\1\0\0\0\1none")
+        bench.link.dataReceived(opened + b"".join(frame(PACKET, payload) + reset for payload in sent))
+        self.assertEqual([payload for call in calls for payload in call], sent)
+        self.assertLess(len(calls), 20)
+
     def test_a_peer_that_asks_and_reads(self) -> None:
         bench = Bench(Side.ROUTER)
         bench.link.dataReceived(frame(CONTROL, encode(Ping(1))) * 3000)

@@ -46,6 +46,18 @@ class QueueTests(SynchronousTestCase):
         self.queues.put_packet(udp_packet(A, B))
         self.assertEqual(self.kinds(), [PACKET, 30])
 
+    def test_many_at_once_stay_in_order(self) -> None:
+        """Those that find no room among the passing ones do not overtake these when the peer stops taking."""
+        sent = [udp_packet(A, B, b"%d" % number) for number in range(1500)]
+        for payload in sent:
+            self.queues.put_packet(payload)
+        data = b"".join(self.queues.next_batch(4096).parts)
+        self.queues.block()
+        self.queues.unblock()
+        while parts := self.queues.next_batch().parts:
+            data += b"".join(parts)
+        self.assertEqual([payload for _, payload in FrameParser().feed(data)], sent)
+
     def test_small_before_bulk_once_packets_wait(self) -> None:
         for _ in range(3):
             self.queues.put_packet(tcp_gso_packet(A, B, 30000))
