@@ -32,6 +32,9 @@ from metasync.wire import Hello
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 """Seconds between attempts: doubled at every failure, less up to a half at random."""
+STORE_WAIT = 20.0
+"""The same where the cloud was reached, or not even asked: then it is a store that fails, on that side or on this, and
+that passes. An etcd elects a new leader within seconds."""
 
 _LASTED = 30.0
 """A session that lasted so long was a success."""
@@ -79,6 +82,7 @@ class SyncClientService(Service):
         self._synced = 0
         self._scopes: tuple[str, ...] = ("all", f"node.{node}")
         self._error: str | None = None
+        self._away = False
         self._since = float(reactor.seconds())
         self._task: Deferred[None] | None = None
 
@@ -111,7 +115,8 @@ class SyncClientService(Service):
             reason = await self._attempt()
             if not self.running:
                 return
-            wait = FIRST_WAIT if self._reactor.seconds() - began >= _LASTED else min(wait * 2, self._longest_wait)
+            longest = self._longest_wait if self._away else min(self._longest_wait, STORE_WAIT)
+            wait = FIRST_WAIT if self._reactor.seconds() - began >= _LASTED else min(wait * 2, longest)
             pause = wait * (1 - self._jitter() / 2)
             self.log.info("sync is down ({reason}); next attempt in {pause:.1f} s", reason=reason, pause=pause)
             await deferLater(self._reactor, pause, lambda: None)
@@ -129,6 +134,7 @@ class SyncClientService(Service):
         def build() -> SyncSession:
             return SyncSession(self._reactor, "the cloud", Hello(), self._feeds, over)
 
+        self._away = False
         try:
             if not self.lineage.started:
                 await stageable(self._store).recover(self._network)
@@ -136,7 +142,9 @@ class SyncClientService(Service):
                 await self._load_scopes()
             if not self.stamper.started:
                 await self.stamper.start()
+            self._away = True
             session = await self._endpoint.connect(_factory(build))
+            self._away = False
             assert isinstance(session, SyncSession)
         except CancelledError:
             raise

@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from metasync.client import STORE_WAIT
 from metasync.interfaces import StoreUnavailable
 from metasync.keys import NodeKeys, cursor_key
 from metasync.memory import MemoryStore
@@ -377,6 +378,14 @@ class SyncTests(SynchronousTestCase):
         self.assertLess(self.pair.endpoint.connects, 20)
         self.reconnect()
         self.pair.client.stopService()
+
+    def test_attemptsAreSpacedLessWhereItIsTheStore(self) -> None:
+        """The cloud can be reached and ends each session: as it does while its etcd has no leader."""
+        self.connect()
+        for _ in range(8):
+            self.pair.endpoint.cut()
+            self.pair.settle(STORE_WAIT + 1)
+            self.assertTrue(self.pair.client.connected)
 
     def test_anIdleCursorMovesOn(self) -> None:
         self.connect()
