@@ -10,6 +10,8 @@ from tests.integration.story_case import StoryCase, add_steps
 
 
 class CampusTests(StoryCase):
+    alone = True  # Who has time for a frame, edge or cloud, is what it is about.
+
     @classmethod
     def build_world(cls) -> None:
         cls.telling = TellingIn(STEPS, cls.keep(CampusWorld("--redial", "4s")), Record(SHORT))

@@ -18,6 +18,8 @@ POD2 = str(node_record("", 3).pod_subnets[0][9])
 
 
 class FailureTests(SharedWorld, unittest.SynchronousTestCase):
+    alone = True  # How soon a link is known to be dead.
+
     lab: NetworkLab
 
     @classmethod

@@ -50,6 +50,8 @@ def pod(name: str, owner: str, **annotations: str) -> Json:
 class TakeoverTests(SharedWorld, SynchronousTestCase):
     """``web`` of node ``a`` has opted in, ``plain`` has not, ``static`` is a manifest on its disk."""
 
+    alone = True  # How soon another node takes over.
+
     net: Internet
     folder: Path
     router: Daemon
