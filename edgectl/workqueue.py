@@ -88,15 +88,15 @@ class Workers(Generic[Key]):
         self._running: dict[Key, Deferred[None]] = {}
         self._backoffs: dict[Key, Backoff] = {}
         self._later: dict[Key, IDelayedCall] = {}
-        self._looks: set[Key] = set()
-        """Those of them for which nothing is left to do until then."""
+        self._pending: set[Key] = set()
+        """Those of them for which something is left to do until then."""
         self._open = False
         self._wake: IDelayedCall | None = None
 
     @property
     def idle(self) -> bool:
         """Nothing to do, nothing under way, nothing to be tried again."""
-        return self._queue.idle and self._later.keys() <= self._looks
+        return self._queue.idle and not self._pending
 
     def start(self) -> None:
         self._open = True
@@ -108,7 +108,7 @@ class Workers(Generic[Key]):
         for call in (*self._later.values(), *((self._wake,) if self._wake else ())):
             call.cancel()
         self._later.clear()
-        self._looks.clear()
+        self._pending.clear()
         self._wake = None
         running = list(self._running.values())
         for deferred in running:
@@ -127,11 +127,9 @@ class Workers(Generic[Key]):
         """
         if not self._open:
             return
-        waiting = self._later.get(key)
         if pending:
-            self._looks.discard(key)
-        elif waiting is None:
-            self._looks.add(key)
+            self._pending.add(key)
+        waiting = self._later.get(key)
         due = self._reactor.seconds() + delay
         if waiting is not None:
             if waiting.getTime() <= due:
@@ -141,7 +139,7 @@ class Workers(Generic[Key]):
 
     def _due(self, key: Key) -> None:
         del self._later[key]
-        self._looks.discard(key)
+        self._pending.discard(key)
         self.add(key)
 
     def _schedule(self) -> None:

@@ -10,7 +10,7 @@ from kubebus.frames import HEADER_SIZE as FRAME_HEADER
 from kubebus.frames import PacketFrames
 from kubebus.interfaces import IPNetwork
 from kubebus.link import Link
-from kubebus.packets import MalformedPacket, check_at, destination_at, is_link_local, is_multicast, source_at
+from kubebus.packets import MalformedPacket, addresses_at, check_at, is_link_local, is_multicast
 from kubebus.queues import MAX_BULK
 from kubebus.routes import RouteTable
 from kubebus.runs import Runs
@@ -68,17 +68,18 @@ class EdgePackets:
         return self.link is not None and self.direct is None and self.link.backlog > MAX_BULK // 2
 
     def from_host(self, frames: PacketFrames) -> None:
-        link, own, direct = self.link, self._own, self.direct
+        link, own, direct = self.link, self._own.lookup, self.direct
         buffer, bounds = frames
         runs = Runs(frames)
         for index in range(len(bounds) - 1):
-            begin = bounds[index] + FRAME_HEADER
-            source = source_at(buffer, begin)
-            if not (own.known.get(source) or own.lookup(source)):
-                if not (is_multicast(destination_at(buffer, begin)) or is_link_local(source)):
+            addresses = addresses_at(buffer, bounds[index] + FRAME_HEADER)
+            half = len(addresses) // 2
+            source, destination = addresses[:half], addresses[half:]
+            if not own(source):
+                if not (is_multicast(destination) or is_link_local(source)):
                     self.foreign += 1
                 continue
-            outlet = link if direct is None else direct(destination_at(buffer, begin)) or link
+            outlet = link if direct is None else direct(destination) or link
             if outlet is None:
                 self.lost += 1
             else:
@@ -106,7 +107,7 @@ class EdgePackets:
 
     def from_router(self, frames: PacketFrames, tun: TunDevice) -> None:
         buffer, bounds = frames
-        own, mtu = self._own, self._mtu
+        own, mtu = self._own.lookup, self._mtu
         for start, end in pairwise(bounds):
             begin = start + FRAME_HEADER
             try:
@@ -114,8 +115,7 @@ class EdgePackets:
             except MalformedPacket:
                 self.malformed += 1
                 continue
-            destination = addresses[len(addresses) // 2 :]
-            if own.known.get(destination) or own.lookup(destination):
+            if own(addresses[len(addresses) // 2 :]):
                 tun.write(buffer[begin:end])
             else:
                 self.malformed += 1

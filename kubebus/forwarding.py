@@ -94,11 +94,10 @@ class Forwarder:
         buffer, bounds = frames
         ways, mtu, counters = self._ways, self._mtu, port.counters
         runs = Runs(frames)
-        start = bounds[0]
-        for index in range(1, len(bounds)):
-            begin, start = start + FRAME_HEADER, bounds[index]
+        for index, (start, end) in enumerate(pairwise(bounds)):
+            begin = start + FRAME_HEADER
             try:
-                addresses = check_at(buffer, begin, start, mtu)
+                addresses = check_at(buffer, begin, end, mtu)
             except MalformedPacket:
                 counters.malformed += 1
                 continue
@@ -108,15 +107,12 @@ class Forwarder:
             elif target is None:
                 counters.unroutable += 1
             elif target.outlet is not None:
-                if target.outlet is runs.outlet and runs.end == index - 1:
-                    runs.end = index
-                else:
-                    runs.add(target.outlet, index - 1)
+                runs.add(target.outlet, index)
             elif target.host:
-                self._write(buffer[begin:start])
+                self._write(buffer[begin:end])
             else:
                 target.counters.away += 1
-                self._answer(bytes(buffer[begin:start]), port, runs)
+                self._answer(bytes(buffer[begin:end]), port, runs)
         runs.send()
 
     def from_router(self, port: Port, frames: PacketFrames) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from kubebus.linkerrors import FrameTooLarge, LocalProtocolError, UnknownFrameType
@@ -31,8 +31,6 @@ LIMITS: Final = {
     PACKET: 10 + 65535,
 }
 """The most payload bytes a frame of each type may have."""
-
-MAX_FRAME: Final = HEADER_SIZE + max(LIMITS.values())
 
 NAMES: Final = {CONTROL: "CONTROL", STREAM: "STREAM", PACKET: "PACKET"}
 
@@ -66,22 +64,21 @@ class PacketFrames(NamedTuple):
     buffer: memoryview
     bounds: list[int]
 
-    def payloads(self) -> list[bytes]:
-        """Copies of them all."""
+    def payloads(self, first: int = 0, last: int | None = None) -> list[bytes]:
+        """Copies of them all, or of those from ``first`` up to ``last``."""
         buffer, bounds = self.buffer, self.bounds
-        return [bytes(buffer[start + HEADER_SIZE : end]) for start, end in pairwise(bounds)]
+        if last is None:
+            last = len(bounds) - 1
+        return [bytes(buffer[bounds[index] + HEADER_SIZE : bounds[index + 1]]) for index in range(first, last)]
 
 
 def packet_frames(payloads: Iterable[bytes]) -> PacketFrames:
-    """The frames of these payloads, which are no longer than they may be."""
-    parts: list[bytes] = []
-    bounds = [0]
-    for payload in payloads:
-        size = len(payload)
-        parts.append((_PACKET | size).to_bytes(HEADER_SIZE, "big"))
-        parts.append(payload)
-        bounds.append(bounds[-1] + HEADER_SIZE + size)
-    return PacketFrames(memoryview(b"".join(parts)), bounds)
+    """The frames of these payloads.
+
+    :raises LocalProtocolError: if one is too long.
+    """
+    frames = [frame(PACKET, payload) for payload in payloads]
+    return PacketFrames(memoryview(b"".join(frames)), [0, *accumulate(map(len, frames))])
 
 
 def packet_bounds(view: memoryview, at: int) -> list[int]:

@@ -140,8 +140,8 @@ class Link(TwistedProtocol):
         them, and flush. Hot."""
         buffer, bounds = frames
         batch = getattr(self.transport, "batch", 0)
-        queues, streams = self._queues, self.streams
-        if batch and not (queues.hold_any or (streams is not None and streams.multiplexer.has_any)):
+        queues = self._queues
+        if batch and not self._has_any:
             sent = first
             while sent < last and not self._paused and not self.session.has_ended:
                 start = bounds[sent]
@@ -156,8 +156,8 @@ class Link(TwistedProtocol):
             if sent == last:
                 return
             first = sent
-        for index in range(first, last):
-            queues.put_packet(bytes(buffer[bounds[index] + HEADER_SIZE : bounds[index + 1]]))
+        for payload in frames.payloads(first, last):
+            queues.put_packet(payload)
         self.flush()
 
     def flush(self) -> None:
@@ -216,7 +216,7 @@ class Link(TwistedProtocol):
         finally:
             self._busy = False
         self.received_bytes += len(view) - kept
-        if self._queues.hold_any or (self.streams is not None and self.streams.multiplexer.has_any):
+        if self._has_any:
             self.flush()
         return kept
 
@@ -242,6 +242,11 @@ class Link(TwistedProtocol):
         self.pauseProducing()
 
     # -- Within
+
+    @property
+    def _has_any(self) -> bool:
+        """Whether there is anything to send."""
+        return self._queues.hold_any or (self.streams is not None and self.streams.multiplexer.has_any)
 
     @property
     def _transport(self) -> ITransport:

@@ -161,20 +161,6 @@ def addresses_at(buffer: bytes | memoryview, start: int) -> bytes:
     return bytes(buffer[start + 18 : start + 50])
 
 
-def source_at(buffer: bytes | memoryview, start: int) -> bytes:
-    """The source of a packet that the kernel made."""
-    if buffer[start + HEADER_SIZE] >> 4 == 4:
-        return bytes(buffer[start + 22 : start + 26])
-    return bytes(buffer[start + 18 : start + 34])
-
-
-def destination_at(buffer: bytes | memoryview, start: int) -> bytes:
-    """The destination of a packet that the kernel made."""
-    if buffer[start + HEADER_SIZE] >> 4 == 4:
-        return bytes(buffer[start + 26 : start + 30])
-    return bytes(buffer[start + 34 : start + 50])
-
-
 def flow_of(payload: bytes) -> bytes:
     """What is equal for the packets of one flow: the addresses, and the ports where there are any.
 

@@ -17,23 +17,20 @@ _CACHE_SIZE: Final = 4096
 
 
 class RouteTable(Generic[T]):
-    """Subnets of both IP versions, and what each leads to.
-
-    :ivar known: addresses seen lately and what they lead to, for who looks up each packet's: look here first, change
-        nothing, and ask :meth:`lookup` for what is not here.
-    """
+    """Subnets of both IP versions, and what each leads to."""
 
     def __init__(self) -> None:
         # By address length in bytes: shift -> prefix bits -> value, the longest prefix (smallest shift) first.
         self._tables: dict[int, dict[int, dict[int, T]]] = {4: {}, 16: {}}
-        self.known: dict[bytes, T | None] = {}
+        # Addresses seen lately, and what they lead to.
+        self._known: dict[bytes, T | None] = {}
 
     def add(self, subnet: IPNetwork, value: T) -> None:
         """Let ``subnet`` lead to ``value``, whatever it led to before."""
         size, shift, bits = _place(subnet)
         self._tables[size].setdefault(shift, {})[bits] = value
         self._tables[size] = dict(sorted(self._tables[size].items()))
-        self.known.clear()
+        self._known.clear()
 
     def remove(self, subnet: IPNetwork) -> None:
         """Forget ``subnet``, if it is there."""
@@ -42,7 +39,7 @@ class RouteTable(Generic[T]):
         entries.pop(bits, None)
         if not entries:
             self._tables[size].pop(shift, None)
-        self.known.clear()
+        self._known.clear()
 
     def get(self, subnet: IPNetwork) -> T | None:
         """What exactly this subnet leads to."""
@@ -52,7 +49,7 @@ class RouteTable(Generic[T]):
     def lookup(self, address: bytes) -> T | None:
         """Where a packed address (4 or 16 bytes) leads to, or ``None``."""
         try:
-            return self.known[address]
+            return self._known[address]
         except KeyError:
             return self._search(address)
 
@@ -63,9 +60,9 @@ class RouteTable(Generic[T]):
             found = entries.get(number >> shift)
             if found is not None:
                 break
-        if len(self.known) >= _CACHE_SIZE:
-            self.known.clear()
-        self.known[address] = found
+        if len(self._known) >= _CACHE_SIZE:
+            self._known.clear()
+        self._known[address] = found
         return found
 
     def __iter__(self) -> Iterator[tuple[IPNetwork, T]]:

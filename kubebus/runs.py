@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kubebus.frames import HEADER_SIZE, PacketFrames
+from kubebus.frames import PacketFrames
 
 
 class Outlet(Protocol):
@@ -22,45 +22,40 @@ class Outlet(Protocol):
 class Runs:
     """Which of the frames go where.
 
-    :ivar outlet: of the last run, which ends before the frame ``end``.
+    :ivar flush: ways out to flush at the end: somebody has queued a packet for them.
     """
 
-    __slots__ = ("_begin", "_done", "_frames", "end", "flush", "outlet")
+    __slots__ = ("_begin", "_done", "_end", "_frames", "_outlet", "flush")
 
     def __init__(self, frames: PacketFrames) -> None:
         self._frames = frames
         self._done: dict[Outlet, list[tuple[int, int]]] = {}
         self.flush: set[Outlet] = set()
-        self.outlet: Outlet | None = None
-        self._begin = self.end = 0
+        self._outlet: Outlet | None = None
+        self._begin = self._end = 0
 
     def add(self, outlet: Outlet, index: int) -> None:
-        """Frame ``index`` goes there; no one was added that comes after it."""
-        if outlet is self.outlet and self.end == index:
-            self.end = index + 1
+        """Frame ``index`` goes there; no one was added that comes after it. Hot."""
+        if outlet is self._outlet and self._end == index:
+            self._end = index + 1
             return
-        if self.outlet is not None:
-            self._done.setdefault(self.outlet, []).append((self._begin, self.end))
-        self.outlet, self._begin, self.end = outlet, index, index + 1
+        self._close()
+        self._outlet, self._begin, self._end = outlet, index, index + 1
 
     def send(self) -> None:
-        outlet, done = self.outlet, self._done
-        if outlet is None and not self.flush:
-            return
-        if outlet is not None and not done and not self.flush:
-            outlet.send_frames(self._frames, self._begin, self.end)
-            return
-        if outlet is not None:
-            done.setdefault(outlet, []).append((self._begin, self.end))
-        buffer, bounds = self._frames
-        for outlet, runs in done.items():
-            if len(runs) == 1:
+        self._close()
+        for outlet, runs in self._done.items():
+            if len(runs) == 1 and outlet not in self.flush:
                 outlet.send_frames(self._frames, *runs[0])
                 continue
             # One write for all of them costs more copying, and fewer system calls and wake-ups.
-            for begin, end in runs:
-                for index in range(begin, end):
-                    outlet.send_packet(bytes(buffer[bounds[index] + HEADER_SIZE : bounds[index + 1]]))
-            outlet.flush()
+            for run in runs:
+                for payload in self._frames.payloads(*run):
+                    outlet.send_packet(payload)
+            self.flush.add(outlet)
         for outlet in self.flush:
             outlet.flush()
+
+    def _close(self) -> None:
+        if self._outlet is not None:
+            self._done.setdefault(self._outlet, []).append((self._begin, self._end))

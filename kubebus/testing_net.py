@@ -359,22 +359,6 @@ def ip_header(source: IPAddress, destination: IPAddress, protocol: int, length: 
     return struct.pack(">IHBB16s16s", 6 << 28, length, protocol, 64, source.packed, destination.packed)
 
 
-__all__ = [
-    "MemoryHostNetwork",
-    "MemoryMembers",
-    "MemoryTun",
-    "MemoryWire",
-    "TunContract",
-    "WireEnd",
-    "ip_header",
-    "ip_network",
-    "node_record",
-    "tcp_gso_packet",
-    "temporary_path",
-    "udp_packet",
-]
-
-
 class FrameParser:
     """Cuts a byte stream into frames. It keeps at most one incomplete frame, whose length was checked first."""
 
@@ -401,3 +385,20 @@ class FrameParser:
             yield kind, bytes(view[at + FRAME_HEADER : end])
             at = end
         self._kept = bytes(view[at:])
+
+
+__all__ = [
+    "FrameParser",
+    "MemoryHostNetwork",
+    "MemoryMembers",
+    "MemoryTun",
+    "MemoryWire",
+    "TunContract",
+    "WireEnd",
+    "ip_header",
+    "ip_network",
+    "node_record",
+    "tcp_gso_packet",
+    "temporary_path",
+    "udp_packet",
+]

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from kubebus.fastpath.engine import scratch
 from kubebus.fastpath.poll import busy_poll
 from kubebus.frames import HEADER_SIZE as FRAME_HEADER
-from kubebus.frames import PACKET, PacketFrames
+from kubebus.frames import PACKET, PacketFrames, frame_header
 from kubebus.packets import GSO_UDP_L4, HEADER_SIZE, swap_header
 from kubebus.tundevice import Receiver, TunCounters, TunError
 from kubebus.udpgso import join, split
@@ -48,8 +48,6 @@ _READ_SIZE: Final = HEADER_SIZE + 65535
 _BATCH_PACKETS: Final = 64
 _BATCH_BYTES: Final = 128 * 1024
 
-_PACKET: Final = PACKET << 24
-_put_head = struct.Struct(">I").pack_into
 _read_into = os.readv
 
 # Used up before another device is read, so one for all.
@@ -189,7 +187,7 @@ class LinuxTun:
             while len(bounds) <= expected and at < _BATCH_BYTES:
                 begin = at + FRAME_HEADER
                 size = _read_into(fd, (_scratch[begin : begin + _READ_SIZE],))
-                _put_head(_scratch, at, _PACKET | size)
+                _scratch[at:begin] = frame_header(PACKET, size)
                 at = begin + size
                 bounds.append(at)
         except BlockingIOError:

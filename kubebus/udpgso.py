@@ -12,11 +12,10 @@ import struct
 from typing import Final
 
 from kubebus.frames import HEADER_SIZE as FRAME_HEADER
-from kubebus.frames import PACKET
+from kubebus.frames import PACKET, frame_header
 from kubebus.packets import GSO_UDP_L4, HEADER_SIZE, MAX_UDP_SEGMENTS, NEEDS_CSUM, UDP
 
 _HEADER = struct.Struct("<BBHHHH")
-_FRAME = struct.Struct(">I")
 _UDP_HEADER: Final = 8
 _CSUM_OFFSET: Final = 6
 _MOST: Final = 65535 - 64
@@ -46,13 +45,13 @@ def join(buffer: memoryview, bounds: list[int]) -> list[int]:
 
     :return: the new bounds.
     """
-    joined = [bounds[0]]
-    # Where the next frame goes; the run: where it begins, the key and the length of its frames, what it can still take.
-    at = run = bounds[0]
+    joined: list[int] = []
+    # Where the next frame goes. The run, which begins with the last of the joined: how many packets it has, and if it
+    # takes more, what they have in common, how long the first is, and the room for data.
+    at = begin = bounds[0]
     key: tuple[bytes, ...] | None = None
     keys = _ipv4_key
     headers = size = room = count = 0
-    begin = at
     for end in bounds[1:]:
         length = end - begin
         data = length - headers
@@ -63,31 +62,23 @@ def join(buffer: memoryview, bounds: list[int]) -> list[int]:
             count += 1
             if length < size or count == MAX_UDP_SEGMENTS:
                 # Only the last may be shorter.
-                _seal(buffer, run, at, headers, size)
-                key, count = None, 0
-                joined.append(at)
-            begin = end
-            continue
-        if count:
+                key = None
+        else:
             if count > 1:
-                _seal(buffer, run, at, headers, size)
+                _seal(buffer, joined[-1], at, headers, size)
             joined.append(at)
-            count = 0
-        key = None
-        if at != begin:
-            buffer[at : at + length] = buffer[begin:end]
-        if length >= _LEAST and buffer[at + FRAME_HEADER] == NEEDS_CSUM:
-            keys, headers = (_ipv4_key, _HEADERS4) if buffer[at + _VERSION] >> 4 == 4 else (_ipv6_key, _HEADERS6)
-            if length > headers and _may_begin(found := keys(buffer, at)):
-                key, size, room, count, run = found, length, _MOST - length, 1, at
-        at += length
+            if at != begin:
+                buffer[at : at + length] = buffer[begin:end]
+            key, count = None, 1
+            if length >= _LEAST and buffer[at + FRAME_HEADER] == NEEDS_CSUM:
+                keys, headers = (_ipv4_key, _HEADERS4) if buffer[at + _VERSION] >> 4 == 4 else (_ipv6_key, _HEADERS6)
+                if length > headers and _may_begin(found := keys(buffer, at)):
+                    key, size, room = found, length, _MOST - length
+            at += length
         begin = end
-        if not count:
-            joined.append(at)
-    if count:
-        if count > 1:
-            _seal(buffer, run, at, headers, size)
-        joined.append(at)
+    if count > 1:
+        _seal(buffer, joined[-1], at, headers, size)
+    joined.append(at)
     return joined
 
 
@@ -105,7 +96,7 @@ def _seal(buffer: memoryview, start: int, end: int, headers: int, size: int) -> 
     """Make what lies there one frame: the headers of the first packet, and the data of all."""
     ip = headers - FRAME_HEADER - HEADER_SIZE - _UDP_HEADER
     header = bytes(buffer[start + FRAME_HEADER : start + headers])
-    _FRAME.pack_into(buffer, start, PACKET << 24 | end - start - FRAME_HEADER)
+    buffer[start : start + FRAME_HEADER] = frame_header(PACKET, end - start - FRAME_HEADER)
     buffer[start + FRAME_HEADER : start + headers] = _with_length(
         header, ip, ip + _UDP_HEADER, end - start - headers, GSO_UDP_L4, size - headers
     )

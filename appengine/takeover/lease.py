@@ -266,12 +266,12 @@ class LeaseCore:
         if not self._reaches_quorum(now):
             reached = ", ".join(sorted(self._links)) or "nobody"
             return f"this node reaches {reached}, and no majority of its site's {len(electorate.members)} nodes"
-        refusing = sorted(peer for peer in self._links if electorate.lease_of(peer, USUAL) < self._timing.length)
-        if refusing and not electorate.is_quorum({*self._links, self.name} - set(refusing), now):
-            shortest = min(electorate.lease_of(peer, USUAL) for peer in refusing)
+        leases = {peer: electorate.lease_of(peer, USUAL) for peer in sorted(self._links)}
+        refusing = {peer: lease for peer, lease in leases.items() if lease < self._timing.length}
+        if refusing and not electorate.is_quorum({*self._links, self.name} - refusing.keys(), now):
             return (
-                f"{', '.join(refusing)} have leases of {shortest:g} s, and do not vote for this node's of "
-                f"{self._timing.length:g} s: give all nodes of the site the same --takeover-lease"
+                f"{', '.join(refusing)} have leases of {min(refusing.values()):g} s, and do not vote for this node's "
+                f"of {self._timing.length:g} s: give all nodes of the site the same --takeover-lease"
             )
         return None
 

@@ -140,11 +140,13 @@ class Records(Service):
                 record = Record.decode(kv.value)
             except (ValueError, RecursionError):
                 continue
+            if record.node not in members:
+                continue
             uid = key.decode("utf-8", "replace")
             foreign = [each for each in record.addresses if not self._membership.owns(record.node, each)]
-            if foreign and record.node in members:
+            if foreign:
                 refused[uid] = f"{foreign[0]} is no address of node {record.node}"
-            elif record.node in members:
+            else:
                 found[uid] = record
         self._tell_refused(refused)
         return found

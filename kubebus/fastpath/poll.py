@@ -106,7 +106,7 @@ class BusyPoll:
                 return
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor never says so of an epoll."""
+        """The reactor lets go of everything. Whoever has a descriptor here closes it by itself."""
 
     # Inside.
 

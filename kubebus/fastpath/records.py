@@ -264,7 +264,7 @@ class RecordEngine:
         if self._inbox:
             # The rest of the record that began there.
             head = self._inbox + bytes(view[: _HEADER.size])
-            size = _HEADER.size + (head[3] << 8 | head[4]) if len(head) >= _HEADER.size else _HEADER.size
+            size = _HEADER.size + (_header_at(head, 0)[2] if len(head) >= _HEADER.size else 0)
             missing = max(size - len(self._inbox), 0)
             inbox, self._inbox = self._inbox + bytes(view[:missing]), b""
             filled = self._open(memoryview(inbox), filled, end)

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from kubebus.control import Close, Hello, LinkConfig, Message, Ping, Reconfigure, decode, encode
-from kubebus.frames import CONTROL, HEADER_SIZE, MAX_FRAME, PACKET, STREAM, PacketFrames, frame
+from kubebus.frames import CONTROL, HEADER_SIZE, LIMITS, PACKET, STREAM, PacketFrames, frame
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role
 from kubebus.link import Link
 from kubebus.linkerrors import ClosedByPeer, LinkError, LinkRefused, LinkTimeout, RemoteProtocolError, TransportLost
@@ -239,6 +239,6 @@ class LinkTests(SynchronousTestCase):
         self.assertLessEqual(len(bench.owner.errors), 1)
         for error in bench.owner.errors:
             self.assertIsInstance(error, (RemoteProtocolError, ClosedByPeer))
-        self.assertLess(len(bench.link._kept), MAX_FRAME)
+        self.assertLess(len(bench.link._kept), max(LIMITS.values()) + HEADER_SIZE)
         self.assertLessEqual(bench.link.backlog, MAX_BULK)
         self.assertEqual(self.flushLoggedErrors(), [])

@@ -156,4 +156,4 @@ class RouteTests(SynchronousTestCase):
         table.add(ip_network("0.0.0.0/0"), 1)
         for number in range(20_000):
             table.lookup(number.to_bytes(4, "big"))
-        self.assertLessEqual(len(table.known), 4096)
+        self.assertLessEqual(len(table._known), 4096)
