@@ -111,7 +111,7 @@ def split(payload: bytes) -> list[bytes]:
     packets = []
     for index, start in enumerate(range(0, len(body), segment)):
         first = payload
-        if ip == 20:
+        if payload[HEADER_SIZE] >> 4 == 4:
             first = payload[:14] + (number + index & 0xFFFF).to_bytes(2, "big") + payload[16:headers]
         data = body[start : start + segment]
         packets.append(_with_length(first, ip, 0, len(data), 0, 0) + data)
@@ -124,10 +124,10 @@ def _with_length(first: bytes, ip: int, header_length: int, size: int, gso: int,
     udp_length = _UDP_HEADER + size
     _HEADER.pack_into(header, 0, NEEDS_CSUM, gso, header_length, segment, ip, _CSUM_OFFSET)
     at = HEADER_SIZE + ip
-    if ip == 20:
+    if header[HEADER_SIZE] >> 4 == 4:
         struct.pack_into(">H", header, 12, ip + udp_length)
         struct.pack_into(">H", header, 20, 0)
-        struct.pack_into(">H", header, 20, _sum(bytes(header[10:30])) ^ 0xFFFF)
+        struct.pack_into(">H", header, 20, _sum(bytes(header[HEADER_SIZE:at])) ^ 0xFFFF)
         pseudo = bytes(header[22:30])
     else:
         struct.pack_into(">H", header, 14, udp_length)

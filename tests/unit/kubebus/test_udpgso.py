@@ -99,6 +99,20 @@ class JoinTests(SynchronousTestCase):
             check_packet(payload, MTU)
             self.assertLessEqual(len(payload), HEADER_SIZE + 65535)
 
+    def test_ipv4_options_stay_with_each_packet(self) -> None:
+        """The kernel joins none that have some, but a peer may send them joined."""
+        no_operations, body = bytes([1, 1, 1, 1]), bytes(range(250))
+
+        def packet(data: bytes, number: int, gso: int = 0, header_length: int = 0, segment: int = 0) -> bytes:
+            plain = udp4(data, number)[HEADER_SIZE:]
+            ip = b"\x46\0" + struct.pack(">H", len(plain) + 4) + plain[4:10] + bytes(2) + plain[12:20] + no_operations
+            ip = ip[:10] + checksum(ip) + ip[12:]
+            return struct.pack("<BBHHHH", NEEDS_CSUM, gso, header_length, segment, 24, 6) + ip + plain[20:]
+
+        joined = packet(body, 7, GSO_UDP_L4, 32, 100)
+        check_packet(joined, MTU)
+        self.assertEqual(split(joined), [packet(body[:100], 7), packet(body[100:200], 8), packet(body[200:], 9)])
+
     @given(st.lists(st.tuples(st.sampled_from((2, 3)), st.sampled_from((1, 2, 50, 100, 1400))), max_size=150))
     def test_any_burst(self, packets: list[tuple[int, int]]) -> None:
         # The kernel counts up the identification within what it cuts, as senders do.
