@@ -18,6 +18,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,21 +33,51 @@ PLAIN = "EDGENODE_PLAIN"
 
 _TWISTED_TLS = "twisted.internet.ssl"
 
-LATE = ("ssl", "http.cookiejar", "pdb")
-"""Modules that are imported, and never used by an agent."""
+LATE: dict[str, tuple[str, ...]] = {
+    "asyncio.sslproto": (),
+    "calendar": (),
+    "html": ("escape",),
+    "http.cookiejar": (),
+    "locale": (),
+    "pdb": (),
+    "pickle": (),
+    "shutil": ("rmtree",),
+    "ssl": (),
+    "zipfile": ("ZipFile",),
+}
+"""Modules that are imported and never used by an agent, and what others import from them by its name."""
 
 
 class Late(ModuleType):
-    """Stands for a module until somebody wants something of it."""
+    """Stands for a module until somebody wants something of it.
+
+    :param calls: what may be imported from it without that, and is called later.
+    """
+
+    def __init__(self, name: str, calls: tuple[str, ...] = ()) -> None:
+        super().__init__(name)
+        for call in calls:
+            setattr(self, call, partial(_call, self, call))
+        package = Path(os.__file__).parent / name
+        if "." not in name and package.is_dir():
+            # Its modules are found without it.
+            self.__path__ = [str(package)]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        real = importlib.import_module(self.__name__)
-        self.__dict__.update(vars(real))
-        return getattr(real, name)
+        return getattr(_real(self), name)
+
+
+def _real(late: Late) -> ModuleType:
+    if sys.modules.get(late.__name__) is late:
+        del sys.modules[late.__name__]
+        late.__dict__.update(vars(importlib.import_module(late.__name__)))
+    return importlib.import_module(late.__name__)
+
+
+def _call(late: Late, name: str, *arguments: Any, **named: Any) -> Any:
+    return getattr(_real(late), name)(*arguments, **named)
 
 
 def _import_without(module: str, *missing: str) -> None:
@@ -73,8 +105,12 @@ def keep_out() -> None:
     if "hashlib" not in sys.modules:
         # As if this Python was built without it; hashlib and hmac know how to do without.
         sys.modules["_hashlib"] = None  # type: ignore[assignment]
+    late = dict(LATE)
+    # While there is none, asyncio knows that it has no TLS.
+    without = late.pop("ssl")
+    _stand_in(late)
     _import_without("asyncio", "ssl")
-    _stand_in(*LATE)
+    _stand_in({"ssl": without})
 
 
 def endpoints_without_tls() -> None:
@@ -85,17 +121,17 @@ def endpoints_without_tls() -> None:
 def reactor_without_tls() -> None:
     """What all reactors have in common. After it everything may be imported."""
     _import_without("twisted.internet.posixbase", _TWISTED_TLS)
-    _stand_in(_TWISTED_TLS)
+    _stand_in({_TWISTED_TLS: ()})
     # All that wrapClientTLS() needs: a node joins with it. Endpoints from strings ("ssl:...") stay without TLS.
     endpoints = importlib.import_module("twisted.internet.endpoints")
     tls = importlib.import_module("twisted.protocols.tls")
     setattr(endpoints, "TLSMemoryBIOFactory", tls.TLSMemoryBIOFactory)  # noqa: B010
 
 
-def _stand_in(*names: str) -> None:
-    for name in names:
+def _stand_in(late: dict[str, tuple[str, ...]]) -> None:
+    for name, calls in late.items():
         if name not in sys.modules:
-            sys.modules[name] = Late(name)
+            sys.modules[name] = Late(name, calls)
 
 
 def command(arguments: list[str]) -> list[str]:
@@ -122,10 +158,13 @@ def main() -> None:
     if sys.flags.optimize < 2:
         _become(sys.argv[1:])
     slim()
-    from twisted.scripts.twistd import run
+    from twisted.application.app import run
+    from twisted.scripts.twistd import runApp
+
+    from appengine.twistd import Options
 
     sys.argv[0] = "twistd"
-    run()  # type: ignore[no-untyped-call]
+    run(runApp, Options)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ SETTLE_SECONDS = 15.0
 
 CONTRADICTED_SECONDS = 120.0
 """So long a taker's word counts though the pod's own node is connected, and runs it by its own word: that one may be
-dead, and its link is not known to be for 75 s (``kubebus.session.Timing``)."""
+dead, and its link is not known to be for 78 s (``kubebus.session.Timing``)."""
 
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 

@@ -10,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, ClassVar
@@ -181,6 +180,9 @@ def _line(text: str, name: str) -> int:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
+    # Only who has mistyped a name pays for it.
+    from difflib import get_close_matches
+
     names = sorted(known)
     close = get_close_matches(name, names, 1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"

@@ -8,7 +8,7 @@ can be made before the engine starts, which keeps what it finds.
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 from collections.abc import Sequence
 from typing import Final
@@ -31,7 +31,7 @@ class DockerFirewall:
     def open(self, interface: str) -> None:
         """Add what is missing. A failure is logged: the tunnel may work for the host itself all the same."""
         for tool in _TOOLS:
-            if shutil.which(tool) is None or not _has_docker(tool):
+            if not _installed(tool) or not _has_docker(tool):
                 continue
             # Fails where the chain exists.
             _run(tool, "--new-chain", _CHAIN)
@@ -45,7 +45,7 @@ class DockerFirewall:
             tool, rule = self._opened.pop()
             _run(tool, "--delete", _CHAIN, *rule)
         for tool in _TOOLS:
-            if shutil.which(tool) is not None:
+            if _installed(tool):
                 # Fails where the engine uses it, or others have rules there.
                 _run(tool, "--delete-chain", _CHAIN)
 
@@ -59,15 +59,22 @@ class DockerFirewall:
         self._opened.append((tool, rule))
 
 
+def _installed(program: str) -> bool:
+    # shutil.which() would bring two compression libraries with it, which no agent without pods ever uses.
+    return any(os.access(os.path.join(folder, program), os.X_OK) for folder in os.get_exec_path())
+
+
 def _has_docker(tool: str) -> bool:
-    return shutil.which("dockerd") is not None or not _run(tool, "--list", _CHAIN)
+    return _installed("dockerd") or not _run(tool, "--list", _CHAIN)
 
 
 def _run(tool: str, *arguments: str) -> str:
     """What went wrong, or an empty string."""
     command: Sequence[str] = (tool, "--wait", "5", *arguments)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_TIMEOUT, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""

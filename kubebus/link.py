@@ -320,8 +320,9 @@ class Link(TwistedProtocol):
                 case Ended(error=error):
                     self._end(error)
                     return
+        # Also after the answer to a heartbeat: the next one is due before an answer would have been missed.
+        self._arm()
         if effects:
-            self._arm()
             self._flush_unless_busy()
 
     def _up(self, hello: Hello) -> None:

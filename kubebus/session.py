@@ -5,7 +5,9 @@ clock.
 
 How a dead link is found: silence after data of ours (or in the middle of a flow of the peer's) is probed after
 ``probe_after`` seconds and believed dead ``probe_timeout`` later, 13 s in all by default; an idle link is probed
-after ``idle_after`` seconds and given ``idle_timeout``, 75 s in all. Any byte from the peer counts as a sign of life;
+after ``idle_after`` seconds and given ``idle_timeout``, 75 s in all. The side that was dialled leaves the first word to
+the other: from behind NAT that keeps the way open, and where one side always asks and the other always answers, Linux
+sends no acknowledgements but with the answers. Any byte from the peer counts as a sign of life;
 and, for a while, that its kernel acknowledges what we send: a slow path, where the probe waits behind data, is alive.
 """
 
@@ -35,6 +37,9 @@ from kubebus.linkerrors import (
     RemoteProtocolError,
     UnsupportedVersion,
 )
+
+_LATER = 1.1
+"""Times the heartbeat's interval that the side which was dialled waits: the other's may be late by a round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +245,7 @@ class LinkSession:
                 return self._ping_deadline
             # The link came into use while a patient heartbeat was under way.
             return min(self._ping_deadline, self._unanswered + timing.probe_after + timing.probe_timeout)
-        when = self.last_received + timing.idle_after
+        when = self.last_received + timing.idle_after * (_LATER if self.side is Side.ROUTER else 1)
         if self._in_flow:
             when = self.last_received + timing.probe_after
         if self._unanswered is not None:

@@ -41,6 +41,8 @@ class LeanTests(unittest.SynchronousTestCase):
             "urllib.request",
             "cmd",
             "twisted.web.http",
+            "html.entities",
+            "lzma",
             "docker",
         ):
             self.assertNotIn(name, loaded)
@@ -57,6 +59,26 @@ class LeanTests(unittest.SynchronousTestCase):
             "print(hashlib.sha256(b'').hexdigest()[:8], hmac.new(b'', b'', 'sha256').hexdigest()[:8])\n"
         )
         self.assertEqual(told.split(), ["False", "True", "http.cookiejar", "e3b0c442", "b613679a"])
+
+    def test_what_is_imported_from_what_is_late_works_when_it_is_called(self) -> None:
+        told = in_another_python(
+            "from appengine.lean import slim; slim()\n"
+            "import sys\n"
+            "from html import escape\n"
+            "from twisted.python.compat import escape as twisteds\n"
+            "before = 'html.entities' in sys.modules\n"
+            "print(before, escape('<'), twisteds('>', quote=False), 'html.entities' in sys.modules)\n"
+            "from html.entities import name2codepoint\n"
+            "import html, html.parser, tempfile, zipfile\n"
+            "print(html.unescape('&auml;') == chr(name2codepoint['auml']), html.parser.HTMLParser.__name__)\n"
+            "with tempfile.TemporaryDirectory() as folder:\n"
+            "    from twisted.python.zippath import ZipArchive\n"
+            "    with zipfile.ZipFile(folder + '/a.zip', 'w') as made:\n"
+            "        made.writestr('x', '')\n"
+            "    print(ZipArchive(folder + '/a.zip').listdir())\n"
+            "import os; print(os.path.exists(folder))\n"
+        )
+        self.assertEqual(told.split(), ["False", "&lt;", "&gt;", "True", "True", "HTMLParser", "['x']", "False"])
 
     def test_a_node_can_join_and_be_probed(self) -> None:
         """Twisted's own endpoints for TLS."""
@@ -112,6 +134,13 @@ class LeanTests(unittest.SynchronousTestCase):
         self.assertEqual(self.becomes(EDGENODE_PLAIN="1"), "")
         self.assertEqual(self.becomes("-OO"), "")
         self.assertEqual(self.becomes("-Wignore"), "")
+
+    def test_it_runs_nothing_but_the_agent(self) -> None:
+        done = subprocess.run(
+            [*command([]), "web"], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("Unknown command: web", done.stdout + done.stderr)
 
     def test_help_has_the_words_of_the_options(self) -> None:
         done = subprocess.run(

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from kubebus.control import Close, Hello, LinkConfig, Message, Ping, Reconfigure, decode, encode
+from kubebus.control import Close, Hello, LinkConfig, Message, Ping, Pong, Reconfigure, decode, encode
 from kubebus.frames import CONTROL, HEADER_SIZE, LIMITS, PACKET, STREAM, PacketFrames, frame
 from kubebus.identity import InvalidIdentity, PeerIdentity, Role
 from kubebus.link import Link
@@ -118,6 +118,22 @@ class LinkTests(SynchronousTestCase):
         bench = Bench(Side.EDGE, up=False)
         bench.clock.advance(15)
         self.assertIsInstance(bench.owner.errors[0], LinkTimeout)
+
+    def test_who_dialled_asks_each_time_and_the_other_answers(self) -> None:
+        edge, router = Bench(Side.EDGE), Bench(Side.ROUTER)
+        for bench in (edge, router):
+            bench.link.dataReceived(frame(CONTROL, encode(Pong(1))))
+        asked: list[float] = []
+        answered: list[float] = []
+        for second in range(1, 200):
+            for bench, other, said in ((edge, router, asked), (router, edge, answered)):
+                bench.clock.advance(1)
+                if out := bench.end.take():
+                    said.append(float(second))
+                    other.link.dataReceived(out)
+        self.assertEqual(asked, [30.0, 60.0, 90.0, 120.0, 150.0, 180.0])
+        self.assertEqual(answered, asked)
+        self.assertEqual((edge.owner.errors, router.owner.errors), ([], []))
 
     def test_a_peer_without_identity(self) -> None:
         bench = Bench(Side.ROUTER, up=False)

@@ -107,6 +107,14 @@ class UpTests(SynchronousTestCase):
         self.assertIn("nothing was heard for 75 s", str(ended.error))
         self.assertEqual(self.session.deadline(), float("inf"))
 
+    def test_the_side_that_was_dialled_waits_longer(self) -> None:
+        session = LinkSession(Side.ROUTER, 0.0)
+        session.control_received(encode(Hello()), 0.0)
+        session.accept(1, CONFIG, 0.0)
+        session.received(10.0)
+        self.assertEqual(session.deadline(), 43.0)
+        self.assertEqual(sent(session.tick(43.0)), [Ping(2)])
+
     def test_data_unanswered(self) -> None:
         self.assertTrue(self.session.sent_data(10.0))
         self.assertFalse(self.session.sent_data(12.0))
