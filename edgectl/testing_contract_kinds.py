@@ -284,7 +284,9 @@ class WorkloadContract(ContractCase):
         self.assertEqual(columns, familiar)
         row = dict(zip(columns, table["rows"][0]["cells"], strict=True))
         del row["Age"]
-        self.assertEqual(list(row.values()), ["d", "0/2", 0, 0, "main", "busybox:1", "app=d"])
+        # A server that has the controller, too, may have counted what it made already.
+        self.assertIn(row.pop("Up-to-date"), range(3))
+        self.assertEqual(list(row.values()), ["d", "0/2", 0, "main", "busybox:1", "app=d"])
 
 
 class LeaseContract(ContractCase):

@@ -39,7 +39,7 @@ class Plan:
 
 
 SHORT = Plan(
-    calm=3, overload=7, poor=0, cut=9, mended=4, killed=9, death=6, death_alone=False, back=3, compare=("overload",)
+    calm=3, overload=7, poor=0, cut=9, mended=4, killed=16, death=6, death_alone=False, back=3, compare=("overload",)
 )
 """The same story for the tests."""
 
