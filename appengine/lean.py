@@ -9,7 +9,9 @@ What it leaves out, and what that brings on x86-64:
 - a second OpenSSL: 5 MB. TLS is pyOpenSSL's here, which brings its own; ``asyncio``, which Twisted imports for its
   coroutines, loads the standard library's ``ssl``, and ``hashlib`` loads it for digests that Python has itself;
 - Twisted's own way to TLS, with ``service_identity``: 2 MB. Ours is :mod:`kubebus.fastpath`;
-- modules that Twisted and pyroute2 import for what an agent does not do: 3 MB. They are there as soon as they are used;
+- what else ``twistd`` could run: 1.5 MB (:mod:`appengine.twistd`);
+- modules that Python, Twisted and pyroute2 import for what an agent does not do: 4 MB. They are there as soon as they
+  are used;
 - a heap for each thread, which stays as large as it ever was.
 """
 

@@ -1,8 +1,8 @@
 # mypy: disallow-untyped-calls=False, disallow-subclassing-any=False
 """``twistd`` with ``edgenode`` as the only thing that it can run.
 
-Which others there are Twisted finds out by importing what each of its plugins belongs to, ``unittest`` among them: half
-a megabyte that an agent never needs.
+Which others there are Twisted finds out by importing what each of its plugins belongs to, ``unittest`` among them: 1.5
+MB that an agent never needs.
 """
 
 from __future__ import annotations

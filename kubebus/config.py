@@ -282,7 +282,7 @@ CONGESTION_SETTING = Setting(
 HEARTBEAT_SETTINGS = (
     Setting(
         "heartbeat",
-        "heartbeats on an idle link; a dead one is noticed after 2.5 times as long",
+        "heartbeats on an idle link; a dead one is noticed after 2.6 times as long at the latest",
         seconds(1, 3600),
         DURATION,
         30.0,

@@ -56,8 +56,8 @@ class Timing:
     def every(cls, heartbeat: float = 30.0, probe: float = 5.0) -> Timing:
         """Heartbeats on an idle link, and probes when data has no answer, after so many seconds; the rest to match.
 
-        A dead link is found after 2.5 times ``heartbeat``, one in use after 2.6 times ``probe``. Between two sides with
-        different times each judges by its own.
+        A dead link is found after 2.5 times ``heartbeat`` by the side that dialled and 2.6 times by the other, one in
+        use after 2.6 times ``probe``. Between two sides with different times each judges by its own.
         """
         return cls(idle_after=heartbeat, idle_timeout=heartbeat * 1.5, probe_after=probe, probe_timeout=probe * 1.6)
 
